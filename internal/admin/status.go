@@ -1,0 +1,142 @@
+package admin
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+)
+
+// Status is the state of the cluster as one node sees it.
+type Status struct {
+	Cluster string                `json:"cluster"`
+	ID      string                `json:"id"`
+	Node    cluster.DeviceName    `json:"node"`
+	Version string                `json:"version"`
+	Nodes   []NodeStatus          `json:"nodes"`
+	Journal []journal.MemberState `json:"journal,omitempty"` // the embedded servers
+	Repos   int                   `json:"repositories"`
+	Behind  []RepoView            `json:"behind"` // repositories with a replica that lags or is fenced
+}
+
+// NodeStatus is one node.
+type NodeStatus struct {
+	Name    cluster.DeviceName `json:"name"`
+	SSH     string             `json:"ssh"`
+	Region  string             `json:"region,omitempty"`
+	Enabled bool               `json:"enabled"`
+	Journal string             `json:"journal"` // "leader", "voter", "learner" or "client"
+}
+
+func (s *Server) status(ctx context.Context, id cluster.Identity) (any, error) {
+	if err := s.mustAdmin(ctx, id); err != nil {
+		return nil, err
+	}
+	st := Status{Cluster: s.Cluster.Name, ID: s.Cluster.ID, Node: s.Device, Version: s.Version, Nodes: []NodeStatus{}, Behind: []RepoView{}}
+	rules, err := s.Rules.Refresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.Members != nil {
+		if st.Journal, err = s.Members.List(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range rules.Nodes() {
+		n := NodeStatus{Name: d.Name, SSH: d.SSH, Region: d.Region, Enabled: d.Enabled, Journal: "client"}
+		for _, m := range st.Journal {
+			switch {
+			case m.Name != string(d.Name):
+			case m.Leader:
+				n.Journal = "leader"
+			case m.Voter:
+				n.Journal = "voter"
+			default:
+				n.Journal = "learner"
+			}
+		}
+		st.Nodes = append(st.Nodes, n)
+	}
+	replicas, err := s.Journal.Replicas(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	byRepo := map[cluster.RepoID][]journal.Replica{}
+	for _, r := range replicas {
+		byRepo[r.Repo] = append(byRepo[r.Repo], r)
+	}
+	const page = 500
+	for after := cluster.RepoName(""); ; {
+		repos, err := s.Journal.ListRepos(ctx, after, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range repos {
+			after = r.Name
+			st.Repos++
+			v := RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()}
+			for _, replica := range byRepo[r.ID] {
+				if rv := replicaView(replica, r.Head); rv.Behind > 0 || rv.Fenced != "" {
+					v.Replicas = append(v.Replicas, rv)
+				}
+			}
+			if len(v.Replicas) > 0 {
+				st.Behind = append(st.Behind, v)
+			}
+		}
+		if len(repos) < page {
+			return st, nil
+		}
+	}
+}
+
+// TokenCreate asks for a token that admits one machine.
+type TokenCreate struct {
+	Kind  string        `json:"kind"` // "node" or "device"
+	Valid time.Duration `json:"valid"`
+}
+
+// Token is a token as the joining machine is given it.
+type Token struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+func (s *Server) tokenCreate(ctx context.Context, p TokenCreate) (any, error) {
+	if p.Kind != "node" && p.Kind != "device" {
+		return nil, fmt.Errorf("unknown kind of token %q: use node or device", p.Kind)
+	}
+	if p.Valid <= 0 || p.Valid > 30*24*time.Hour {
+		return nil, fmt.Errorf("a token is valid for at most 30 days, not %v", p.Valid)
+	}
+	secret := make([]byte, 32)
+	rand.Read(secret) // never fails (crypto/rand)
+	t := journal.Token{ID: journal.NewID(), Secret: secret, Kind: p.Kind, Expires: time.Now().Add(p.Valid).UTC()}
+	if err := s.Journal.CreateToken(ctx, t); err != nil {
+		return nil, err
+	}
+	return Token{Token: FormatToken(t.ID, secret), Expires: t.Expires}, nil
+}
+
+const tokenPrefix = "gcjoin-"
+
+// FormatToken writes a token's id and secret as one word.
+func FormatToken(id string, secret []byte) string {
+	return tokenPrefix + id + "-" + base64.RawURLEncoding.EncodeToString(secret)
+}
+
+// ParseToken reads what FormatToken wrote.
+func ParseToken(s string) (id string, secret []byte, err error) {
+	rest, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
+	id, text, ok2 := strings.Cut(rest, "-")
+	secret, err = base64.RawURLEncoding.DecodeString(text)
+	if !ok || !ok2 || err != nil || len(id) != 16 || len(secret) != 32 {
+		return "", nil, cluster.WithHint(fmt.Errorf("that is no join token"), "give the last line that `git cluster token create` printed")
+	}
+	return id, secret, nil
+}

@@ -1,0 +1,73 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/remotehelper"
+	"gitcluster/internal/replica"
+	"gitcluster/internal/sshclient"
+)
+
+// statusWait bounds the wait for the exit status of a service that ended
+// without an answer. It is only for the message.
+const statusWait = 2 * time.Second
+
+// A stream is a service that runs on a replica.
+type stream struct {
+	*sshclient.Session
+	out     *bufio.Reader
+	conn    *sshclient.Conn
+	replica replica.Candidate
+}
+
+func newStream(conn *sshclient.Conn, session *sshclient.Session, c replica.Candidate) *stream {
+	return &stream{Session: session, out: bufio.NewReaderSize(session, 64<<10), conn: conn, replica: c}
+}
+
+// Read gives the service's output, from its first byte.
+func (s *stream) Read(p []byte) (int, error) { return s.out.Read(p) }
+
+// Wait adds the replica's name to an error.
+func (s *stream) Wait() (int, error) {
+	status, err := s.Session.Wait()
+	if err != nil {
+		err = plain(s.replica.String(), err)
+	}
+	return status, err
+}
+
+// Close ends the connection, and with it the service.
+func (s *stream) Close() error { return s.conn.Close() }
+
+// awaitAnswer waits for the service's first byte while there are signs of life.
+func (s *stream) awaitAnswer(ctx context.Context, service remotehelper.Service, stderr *sign, limit time.Duration) error {
+	silent := time.AfterFunc(limit, func() { s.conn.Close() })
+	stderr.setOnWrite(func() { silent.Reset(limit) })
+	_, err := s.out.Peek(1)
+	stderr.setOnWrite(nil)
+	if err == nil && silent.Stop() {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if !silent.Stop() {
+		return fmt.Errorf("%w from %s within %v", sshclient.ErrTimeout, service, limit)
+	}
+	late := time.AfterFunc(statusWait, func() { s.conn.Close() })
+	defer late.Stop()
+	status, err := s.Session.Wait()
+	if errors.Is(err, sshclient.ErrNoStatus) {
+		err = errors.New("connection lost")
+	}
+	if err == nil {
+		err = fmt.Errorf("exit status %d", status)
+	}
+	return cluster.WithHint(fmt.Errorf("%s ended before it answered: %w", service, err),
+		"check the repository's name and whether you may use it")
+}

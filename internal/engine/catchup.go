@@ -1,0 +1,390 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/repository"
+)
+
+// reach waits until the replica shows at least head. One catch-up runs at a
+// time; whoever needs it waits for it.
+func (e *Engine) reach(ctx context.Context, r *replica, head journal.Head, tell func(string)) error {
+	r.noteHead(head)
+	for joined := false; ; {
+		r.mu.Lock()
+		switch {
+		case r.fenced != nil:
+			defer r.mu.Unlock()
+			return r.fenced
+		case r.loaded && r.applied.Reached(head.Position):
+			r.mu.Unlock()
+			return nil
+		}
+		f := r.flight
+		if f == nil {
+			if err := e.begin(); err != nil {
+				r.mu.Unlock()
+				return err
+			}
+			f = &flight{done: make(chan struct{})}
+			r.flight, joined = f, false
+			go e.fly(r, f)
+		} else {
+			joined = true
+		}
+		r.mu.Unlock()
+		deaf := f.listen(tell)
+		select {
+		case <-f.done:
+			deaf()
+		case <-ctx.Done():
+			deaf()
+			return context.Cause(ctx)
+		}
+		// A flight that was under way before we came may have failed for a
+		// reason that is gone; only our own failure counts.
+		if f.err != nil && !joined {
+			return f.err
+		}
+	}
+}
+
+// fly runs one catch-up under the node's context, so that a reader who leaves
+// does not stop it for the others.
+func (e *Engine) fly(r *replica, f *flight) {
+	defer e.work.Done()
+	defer close(f.done)
+	defer func() {
+		r.mu.Lock()
+		r.flight = nil
+		r.mu.Unlock()
+	}()
+	if f.err = r.lock(e.ctx); f.err != nil {
+		return
+	}
+	defer r.unlock()
+	f.err = e.catchUp(e.ctx, r, f.tell)
+	if f.err != nil {
+		e.Log.Warn("catch-up failed", "repo", r.id, "error", f.err)
+	}
+}
+
+// catchUp brings the replica to the newest head heard of. The caller holds apply.
+func (e *Engine) catchUp(ctx context.Context, r *replica, tell func(string)) error {
+	if err := e.load(ctx, r); err != nil {
+		return err
+	}
+	if err := e.knowHead(ctx, r); err != nil {
+		return err
+	}
+	if r.fence() != nil {
+		return r.fence()
+	}
+	for attempt := 0; ; attempt++ {
+		r.mu.Lock()
+		head, applied, loaded := r.head, r.applied, r.loaded
+		r.mu.Unlock()
+		if loaded && applied.Reached(head.Position) {
+			return nil
+		}
+		err := e.replay(ctx, r, head, tell)
+		if err == nil || attempt == 3 || !errors.Is(err, cluster.ErrNoReplica) {
+			return err
+		}
+		// The objects may be gone because their refs have moved on meanwhile.
+		_, now, lookErr := e.Journal.LookupID(ctx, r.id)
+		if lookErr != nil {
+			return errors.Join(err, lookErr)
+		}
+		if r.noteHead(now).Version == head.Version {
+			return err
+		}
+	}
+}
+
+// knowHead asks the journal for the head if what this node has heard of is not
+// newer than what the disk shows.
+func (e *Engine) knowHead(ctx context.Context, r *replica) error {
+	r.mu.Lock()
+	known := r.head.Epoch != 0 && r.head.Version >= r.applied.Version
+	r.mu.Unlock()
+	if known {
+		return nil
+	}
+	_, head, err := e.Journal.LookupID(ctx, r.id)
+	if err == nil {
+		r.noteHead(head)
+	}
+	return err
+}
+
+// load opens the replica, makes it if this node has none yet, and reads its
+// refs. What the disk shows is compared with the journal by the replay that
+// follows.
+func (e *Engine) load(ctx context.Context, r *replica) error {
+	if r.table != nil {
+		return nil
+	}
+	repo, err := e.Store.Open(r.id)
+	if errors.Is(err, cluster.ErrNotFound) {
+		var record cluster.Repo
+		var head journal.Head
+		if record, head, err = e.Journal.LookupID(ctx, r.id); err != nil {
+			return err
+		}
+		r.noteHead(head)
+		repo, err = e.Store.Create(ctx, record)
+	}
+	if err != nil {
+		return err
+	}
+	applied, err := repo.Applied()
+	if err != nil {
+		return err
+	}
+	table, err := repo.LoadRefs(ctx)
+	if err != nil {
+		return err
+	}
+	r.repo, r.table = repo, table
+	r.mu.Lock()
+	r.applied, r.loaded = applied, false
+	r.mu.Unlock()
+	return nil
+}
+
+// replay applies the entries between what the replica shows and head. Doing so
+// twice, or after a crash anywhere in it, comes to the same.
+func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell func(string)) error {
+	from := r.position()
+	switch {
+	case from == (cluster.Position{}):
+		from.Epoch = head.Epoch
+	case from.Epoch != head.Epoch:
+		return e.fenceOff(r, "it is of epoch %d and the journal of epoch %d", from.Epoch, head.Epoch)
+	case from.Version > head.Version:
+		return e.fenceOff(r, "it shows version %d and the journal ends at %d", from.Version, head.Version)
+	}
+	start := time.Now()
+	entries, err := e.Journal.Entries(ctx, r.id, from.Version, head.Version)
+	if err != nil {
+		return err
+	}
+	updates, newHead := collapse(r.table, entries)
+	if err := e.fetchMissing(ctx, r, from, head, entries, updates, tell); err != nil {
+		return err
+	}
+	if err := write(ctx, r.repo, r.table, updates); err != nil {
+		r.table = nil
+		return err
+	}
+	if newHead != "" && newHead != r.table.Head() {
+		if err := r.repo.SetHead(ctx, newHead); err != nil {
+			return err
+		}
+		r.table.SetHead(newHead)
+	}
+	if r.table.Digest() != head.Digest {
+		return e.fenceOff(r, "its refs have the digest %s and those of version %d have %s", r.table.Digest(), head.Version, head.Digest)
+	}
+	r.shown = head
+	if from == head.Position {
+		r.setApplied(from) // it was at the head; now that is known
+		return nil
+	}
+	if err := e.finish(r, head.Position, updates); err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		e.Log.Info("caught up", "repo", r.id, "from", from.Version, "to", head.Version, "refs", len(updates), "took", time.Since(start).Round(time.Microsecond))
+	}
+	return nil
+}
+
+// finish makes the refs that were written durable and records the position.
+func (e *Engine) finish(r *replica, at cluster.Position, updates []cluster.RefUpdate) error {
+	if err := r.repo.SyncRefs(updates); err != nil {
+		return err
+	}
+	if err := r.repo.SetApplied(at); err != nil {
+		return err
+	}
+	r.setApplied(at)
+	e.reportSoon(r.id)
+	return nil
+}
+
+// fenceOff stops serving the replica: its disk contradicts the journal.
+func (e *Engine) fenceOff(r *replica, format string, a ...any) error {
+	err := cluster.WithHint(fmt.Errorf("the replica %s on %q: %s: %w", r.id, e.Device, fmt.Sprintf(format, a...), cluster.ErrFenced),
+		"another node serves it; the data directory of this one was edited or restored from a backup: remove "+e.Store.Path(r.id)+" while the node is stopped, and it is filled again")
+	r.mu.Lock()
+	r.fenced = err
+	r.mu.Unlock()
+	r.table = nil
+	e.Log.Error("replica fenced", "repo", r.id, "error", err)
+	e.reportSoon(r.id)
+	return err
+}
+
+// collapse reduces entries to the last value of each ref they touch, as updates
+// from what the table shows, and the last target of HEAD.
+func collapse(table *repository.RefTable, entries []journal.Entry) (updates []cluster.RefUpdate, head cluster.RefName) {
+	last := map[cluster.RefName]cluster.OID{}
+	for _, entry := range entries {
+		for _, u := range entry.Updates {
+			last[u.Ref] = u.New
+		}
+		if entry.Head != "" {
+			head = entry.Head
+		}
+	}
+	for ref, value := range last {
+		if old := table.Get(ref); old != value && !(old.IsZero() && value.IsZero()) {
+			updates = append(updates, cluster.RefUpdate{Ref: ref, Old: old, New: value})
+		}
+	}
+	return updates, head
+}
+
+// fetchMissing gets the objects that the updates need from a replica that has
+// them, unless they are held already. Held means with their whole history.
+func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Position, head journal.Head, entries []journal.Entry, updates []cluster.RefUpdate, tell func(string)) error {
+	wants := newValues(updates)
+	if len(wants) == 0 {
+		return nil
+	}
+	haves := knownClosed(r.table, updates)
+	if held, err := r.repo.Closed(ctx, wants, haves); err != nil || held {
+		return err
+	}
+	var failures []error
+	for _, device := range e.sources(entries) {
+		tell(fmt.Sprintf("Synchronizing from %q (version %d → %d)…", device, from.Version, head.Version))
+		err := e.fetch(ctx, r.repo, device, wants, haves)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		failures = append(failures, fmt.Errorf("%s: %w", device, err))
+	}
+	newest := entries[len(entries)-1]
+	err := fmt.Errorf("version %d of repository %s is on %q, and no replica that has it answers: %w", newest.Version, r.id, newest.Device, errors.Join(append(failures, cluster.ErrNoReplica)...))
+	return cluster.WithHint(err, fmt.Sprintf("start %q again, or wait until it can be reached", newest.Device))
+}
+
+func (e *Engine) fetch(ctx context.Context, repo *repository.Repository, device cluster.DeviceName, wants, haves []cluster.OID) error {
+	pack, err := e.Peers.Pack(ctx, device, repo.ID, wants, haves)
+	if err != nil {
+		return err
+	}
+	defer pack.Close()
+	return repo.ReadPack(ctx, pack, wants, haves)
+}
+
+// sources lists the nodes to fetch from: those that the newest entry names, then
+// all others, each nearest first.
+func (e *Engine) sources(entries []journal.Entry) []cluster.DeviceName {
+	near := e.Peers.Nearest()
+	if len(entries) == 0 {
+		return near
+	}
+	newest := entries[len(entries)-1]
+	named := append(slices.Clone(newest.Copies), newest.Device)
+	var first, rest []cluster.DeviceName
+	for _, device := range near {
+		if slices.Contains(named, device) {
+			first = append(first, device)
+		} else {
+			rest = append(rest, device)
+		}
+	}
+	return append(first, rest...)
+}
+
+// write applies updates to the refs on disk and to the table. Deletions go in a
+// transaction before the others: in one, Git refuses to replace "a" by "a/b".
+func write(ctx context.Context, repo *repository.Repository, table *repository.RefTable, updates []cluster.RefUpdate) error {
+	var deletes, others []cluster.RefUpdate
+	for _, u := range updates {
+		if u.New.IsZero() {
+			deletes = append(deletes, u)
+		} else {
+			others = append(others, u)
+		}
+	}
+	for _, part := range [][]cluster.RefUpdate{deletes, others} {
+		if len(part) == 0 {
+			continue
+		}
+		if err := transact(ctx, repo, part); err != nil {
+			// A Git process that was killed may have left its locks; nobody
+			// else writes here.
+			if cleanErr := repo.RemoveLocks(); cleanErr != nil {
+				return errors.Join(err, cleanErr)
+			}
+			if err := transact(ctx, repo, part); err != nil {
+				return err
+			}
+		}
+		for _, u := range part {
+			table.Set(u.Ref, u.New)
+		}
+	}
+	return nil
+}
+
+func transact(ctx context.Context, repo *repository.Repository, updates []cluster.RefUpdate) error {
+	tx, err := repo.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Abort()
+	if err := tx.PrepareAny(updates); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func newValues(updates []cluster.RefUpdate) []cluster.OID {
+	var values []cluster.OID
+	for _, u := range updates {
+		if !u.New.IsZero() {
+			values = append(values, u.New)
+		}
+	}
+	slices.Sort(values)
+	return slices.Compact(values)
+}
+
+// knownClosed returns some values whose whole history this replica holds: those
+// that the updates replace, the default branch, and a bounded number of others,
+// which let a peer leave out what a new branch shares with them.
+func knownClosed(table *repository.RefTable, updates []cluster.RefUpdate) []cluster.OID {
+	const others = 256
+	var values []cluster.OID
+	for _, u := range updates {
+		if !u.Old.IsZero() {
+			values = append(values, u.Old)
+		}
+	}
+	if tip := table.Get(table.Head()); tip != "" {
+		values = append(values, tip)
+	}
+	n := 0
+	table.Values(func(_ cluster.RefName, value cluster.OID) bool {
+		values = append(values, value)
+		n++
+		return n < others
+	})
+	slices.Sort(values)
+	return slices.Compact(values)
+}

@@ -1,0 +1,343 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/repository"
+)
+
+// A Push is the ref updates of one `git push`, after its objects have been
+// stored and found complete.
+type Push struct {
+	ID      string
+	Actor   cluster.Identity
+	Updates []cluster.RefUpdate
+	Atomic  bool
+	// Head, if set, is the branch HEAD is to name. No client can push that; an
+	// administrator can.
+	Head cluster.RefName
+}
+
+// pending is a push that waits for its turn, or for the batch it is in.
+type pending struct {
+	Push
+	faults  map[cluster.RefName]string // what Git itself was found to refuse
+	results []cluster.RefResult
+	err     error
+	done    chan struct{}
+}
+
+// Commit makes a push part of the journal and returns the outcome of each of its
+// updates. Pushes that wait for the same repository are appended together.
+// An error means that the outcome is not known, or that nothing was tried.
+func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cluster.RefResult, error) {
+	if err := e.begin(); err != nil {
+		return nil, err
+	}
+	defer e.work.Done()
+	r := e.replica(id)
+	p := &pending{Push: push, done: make(chan struct{})}
+	r.mu.Lock()
+	r.queue = append(r.queue, p)
+	r.mu.Unlock()
+	for {
+		select {
+		case <-p.done:
+			return p.results, p.err
+		case r.apply <- struct{}{}:
+			if batch := r.take(); len(batch) > 0 {
+				e.commit(r, batch)
+			}
+			r.unlock()
+		case <-ctx.Done():
+			if r.withdraw(p) {
+				return nil, context.Cause(ctx)
+			}
+			<-p.done // it is in a batch: only the journal can say what becomes of it
+			return p.results, p.err
+		}
+	}
+}
+
+// ErrUnclear marks a push of which nobody knows whether it is in the journal.
+// The client must get no answer: neither would be true.
+var ErrUnclear = journal.ErrUnclear
+
+// retryFor bounds how long a push that keeps losing against other nodes tries again.
+const retryFor = time.Minute
+
+// take empties the queue, up to a bound that keeps an entry small.
+func (r *replica) take() []*pending {
+	const most = 64
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := min(len(r.queue), most)
+	batch := slices.Clone(r.queue[:n])
+	r.queue = slices.Delete(r.queue, 0, n)
+	return batch
+}
+
+func (r *replica) withdraw(p *pending) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.Index(r.queue, p)
+	if i >= 0 {
+		r.queue = slices.Delete(r.queue, i, i+1)
+	}
+	return i >= 0
+}
+
+func (p *pending) end(results []cluster.RefResult, err error) {
+	p.results, p.err = results, err
+	close(p.done)
+}
+
+// commit decides all pushes, in as few entries as their refs allow. The caller
+// holds apply.
+func (e *Engine) commit(r *replica, waiting []*pending) {
+	deadline := time.Now().Add(retryFor)
+	for losses := 0; len(waiting) > 0; {
+		err := r.fence()
+		if err == nil {
+			err = e.current(r)
+		}
+		var b *batch
+		if err == nil {
+			b, waiting = e.admit(r, waiting)
+			err = e.append(r, b)
+		}
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, journal.ErrHeadMoved):
+			// Somebody else's push came first. Ours is judged again against
+			// what is there now.
+			waiting = append(b.pushes(), waiting...)
+			losses++
+			if time.Now().Before(deadline) {
+				if err = e.loseGracefully(r, losses); err == nil {
+					continue
+				}
+			}
+			err = fmt.Errorf("other pushes to this repository kept coming first; try again: %w", cluster.ErrUnavailable)
+		case errors.Is(err, errFaults):
+			waiting = append(b.pushes(), waiting...)
+			continue
+		case b != nil:
+			waiting = append(b.pushes(), waiting...)
+		}
+		for _, p := range waiting {
+			if errors.Is(err, ErrUnclear) {
+				p.end(nil, err)
+			} else {
+				p.end(refuseAll(p.Updates, reason(err)), nil)
+			}
+		}
+		return
+	}
+}
+
+// current makes sure that the table is loaded and at the head last heard of.
+func (e *Engine) current(r *replica) error {
+	r.mu.Lock()
+	known := r.loaded && r.applied.Reached(r.head.Position)
+	r.mu.Unlock()
+	if known && r.table != nil {
+		return nil
+	}
+	return e.catchUp(e.ctx, r, func(string) {})
+}
+
+// loseGracefully catches up with the entry that came first, after a short random
+// wait that grows, so that a distant node wins its turn too.
+func (e *Engine) loseGracefully(r *replica, losses int) error {
+	_, head, err := e.Journal.LookupID(e.ctx, r.id)
+	if err != nil {
+		return err
+	}
+	r.noteHead(head)
+	wait := time.NewTimer(rand.N(5*time.Millisecond) << min(losses-1, 5))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-e.ctx.Done():
+		return context.Cause(e.ctx)
+	}
+	return e.catchUp(e.ctx, r, func(string) {})
+}
+
+// append makes a batch real: refs locked, one transaction in the journal, refs
+// written. On an error other than [ErrUnclear] nothing has changed.
+func (e *Engine) append(r *replica, b *batch) error {
+	if b.empty() {
+		b.acknowledge()
+		return nil
+	}
+	// Objects first: once the journal names them they must survive a power loss.
+	if err := r.repo.SyncObjects(); err != nil {
+		b.undo()
+		return err
+	}
+	tx, err := e.prepare(r, b)
+	if err != nil {
+		b.undo()
+		return err
+	}
+	defer tx.Abort()
+	e.At(StepPrepared)
+	entry := journal.Entry{
+		Epoch:   r.shown.Epoch,
+		Version: r.shown.Version + 1,
+		Updates: b.updates,
+		Head:    b.head,
+		Digest:  r.table.Digest(),
+		Device:  e.Device,
+		Time:    time.Now().UTC(),
+		Pushes:  b.records,
+		Copies:  []cluster.DeviceName{e.Device},
+	}
+	counted := []journal.Counted{{Device: e.Device, Incarnation: e.Incarnation}}
+	head, err := e.Journal.Append(e.ctx, r.id, r.shown, entry, counted)
+	if err != nil {
+		tx.Abort()
+		b.undo()
+		return err
+	}
+	e.At(StepAppended)
+	// From here on the push is real. Whatever fails is made good by a replay.
+	r.noteHead(head)
+	r.shown = head
+	if err := e.show(r, tx, b, head); err != nil {
+		e.Log.Warn("the push is in the journal; its refs are not yet written", "repo", r.id, "version", head.Version, "error", err)
+		r.mu.Lock()
+		r.loaded = false
+		r.mu.Unlock()
+		r.table = nil
+		if err := e.catchUp(e.ctx, r, func(string) {}); err != nil {
+			e.Log.Warn("replay failed", "repo", r.id, "error", err)
+		}
+	}
+	b.acknowledge()
+	return nil
+}
+
+// errFaults: Git refuses some updates of the batch, which are noted in their
+// pushes; the rest is to be tried again.
+var errFaults = errors.New("git refuses some updates")
+
+// prepare lets Git lock the refs of a batch. Git fails as a whole where one ref is
+// bad, so on failure the bad ones are looked for.
+func (e *Engine) prepare(r *replica, b *batch) (*repository.Transaction, error) {
+	var err error
+	for _, u := range b.deferred {
+		if err == nil {
+			err = r.repo.CheckValue(e.ctx, u)
+		}
+	}
+	for again := false; err == nil; again = true {
+		var tx *repository.Transaction
+		if tx, err = r.repo.Begin(e.ctx); err != nil {
+			return nil, err
+		}
+		if err = tx.Prepare(b.prepared); err == nil {
+			return tx, nil
+		}
+		tx.Abort()
+		if again {
+			break
+		}
+		// A Git process that was killed may have left its locks; nobody else
+		// writes here.
+		if err = r.repo.RemoveLocks(); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.compareDisk(r, b); err != nil {
+		return nil, err
+	}
+	faults := e.findFaults(r, b)
+	if len(faults) == 0 {
+		return nil, err
+	}
+	for _, p := range b.members {
+		for _, u := range p.Updates {
+			if why := faults[u.Ref]; why != "" {
+				if p.faults == nil {
+					p.faults = map[cluster.RefName]string{}
+				}
+				p.faults[u.Ref] = why
+			}
+		}
+	}
+	return nil, errFaults
+}
+
+// compareDisk fences the replica if its refs are not those that the batch was
+// judged against.
+func (e *Engine) compareDisk(r *replica, b *batch) error {
+	disk, err := r.repo.LoadRefs(e.ctx)
+	if err != nil {
+		return err
+	}
+	b.undo()
+	expected := r.table.Digest()
+	b.redo()
+	if disk.Digest() != expected {
+		return e.fenceOff(r, "its refs on disk have been changed from outside")
+	}
+	return nil
+}
+
+// show writes the refs of a batch that is in the journal.
+func (e *Engine) show(r *replica, tx *repository.Transaction, b *batch, head journal.Head) error {
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	if len(b.deferred) > 0 {
+		if err := transact(e.ctx, r.repo, b.deferred); err != nil {
+			return err
+		}
+	}
+	if b.head != "" {
+		if err := r.repo.SetHead(e.ctx, b.head); err != nil {
+			return err
+		}
+	}
+	e.At(StepWritten)
+	if err := e.finish(r, head.Position, b.updates); err != nil {
+		return err
+	}
+	e.At(StepApplied)
+	return nil
+}
+
+func reason(err error) string {
+	switch {
+	case errors.Is(err, cluster.ErrFenced):
+		return "this replica is fenced; push to another node"
+	case errors.Is(err, cluster.ErrStopping):
+		return "the node is stopping; push again"
+	case errors.Is(err, cluster.ErrUnavailable):
+		return "the journal is unavailable; push again"
+	case errors.Is(err, cluster.ErrNotFound):
+		return "the repository was deleted"
+	case errors.Is(err, journal.ErrIncarnation):
+		return "this node's disk has been replaced; push to another node"
+	}
+	return err.Error()
+}
+
+func refuseAll(updates []cluster.RefUpdate, why string) []cluster.RefResult {
+	results := make([]cluster.RefResult, len(updates))
+	for i, u := range updates {
+		results[i] = cluster.RefResult{Ref: u.Ref, Refused: why}
+	}
+	return results
+}

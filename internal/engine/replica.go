@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"context"
+	"sync"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/repository"
+)
+
+// A replica is this node's copy of one repository.
+type replica struct {
+	id cluster.RepoID
+
+	// apply is the one lock under which refs, the table and the applied
+	// position change; commits and catch-ups take turns on it. It is a channel so that
+	// who waits can leave.
+	apply chan struct{}
+	repo  *repository.Repository // guarded by apply
+	table *repository.RefTable   // guarded by apply; nil: to be read from disk
+	shown journal.Head           // guarded by apply; the head whose refs the table holds
+
+	mu       sync.Mutex
+	head     journal.Head // the newest head this node has heard of
+	applied  cluster.Position
+	loaded   bool  // applied and the disk were compared with the journal
+	fenced   error // why nothing may be read or written here
+	flight   *flight
+	queue    []*pending // pushes that wait for their turn
+	retrying bool       // a background retry is under way
+}
+
+func (r *replica) lock(ctx context.Context) error {
+	select {
+	case r.apply <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *replica) unlock() { <-r.apply }
+
+func (r *replica) position() cluster.Position {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.applied
+}
+
+func (r *replica) isLoaded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.loaded
+}
+
+func (r *replica) fence() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fenced
+}
+
+// noteHead remembers the newest head heard of.
+func (r *replica) noteHead(h journal.Head) journal.Head {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h.Epoch > r.head.Epoch || h.Epoch == r.head.Epoch && h.Version >= r.head.Version {
+		r.head = h
+	}
+	return r.head
+}
+
+func (r *replica) setApplied(p cluster.Position) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.applied, r.loaded = p, true
+}
+
+// A flight is one catch-up that any number of readers wait for.
+type flight struct {
+	done chan struct{}
+	err  error
+
+	mu        sync.Mutex
+	last      string
+	listeners map[*func(string)]bool
+}
+
+// tell sends a line to everyone who waits.
+func (f *flight) tell(line string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last = line
+	for l := range f.listeners {
+		(*l)(line)
+	}
+}
+
+// listen gives l the last line and those that come, until the returned function
+// is called; after that it is never called again.
+func (f *flight) listen(l func(string)) (deaf func()) {
+	if l == nil {
+		return func() {}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.listeners == nil {
+		f.listeners = map[*func(string)]bool{}
+	}
+	f.listeners[&l] = true
+	if f.last != "" {
+		l(f.last)
+	}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.listeners, &l)
+	}
+}

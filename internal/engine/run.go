@@ -1,0 +1,181 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+)
+
+// Run follows the journal and catches up with it in the background, so that a
+// reader seldom waits. It returns when the context ends.
+func (e *Engine) Run(ctx context.Context) error {
+	go e.reportLoop(ctx)
+	go e.Journal.WatchRepos(ctx, e.learnName, e.forgetName)
+	slots := make(chan struct{}, 4)
+	return e.Journal.WatchHeads(ctx, func(id cluster.RepoID, head journal.Head) {
+		r := e.replica(id)
+		r.noteHead(head)
+		if e.at(r, head) {
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		go func() {
+			defer func() { <-slots }()
+			if err := e.reach(ctx, r, head, nil); err != nil && ctx.Err() == nil {
+				e.Log.Warn("background catch-up failed", "repo", id, "error", err)
+				e.retryLater(ctx, r)
+			}
+		}()
+	}, e.forget)
+}
+
+// at reports whether the replica shows the head, as far as the recorded
+// position tells; a replica not looked at yet is compared when it is first read.
+func (e *Engine) at(r *replica, head journal.Head) bool {
+	if r.isLoaded() {
+		return r.position().Reached(head.Position)
+	}
+	local, err := e.Store.Open(r.id)
+	if err != nil {
+		return false
+	}
+	applied, err := local.Applied()
+	return err == nil && applied == head.Position
+}
+
+// retryLater tries again until the replica is at the newest head heard of: the
+// node that has the objects may be the one that is down.
+func (e *Engine) retryLater(ctx context.Context, r *replica) {
+	r.mu.Lock()
+	again := !r.retrying && r.fenced == nil
+	r.retrying = true
+	r.mu.Unlock()
+	if !again {
+		return
+	}
+	go func() {
+		defer func() {
+			r.mu.Lock()
+			r.retrying = false
+			r.mu.Unlock()
+		}()
+		for wait := 500 * time.Millisecond; ; wait = min(2*wait, 15*time.Second) {
+			t := time.NewTimer(wait)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+				return
+			}
+			r.mu.Lock()
+			head := r.head
+			r.mu.Unlock()
+			err := e.reach(ctx, r, head, nil)
+			if err == nil || errors.Is(err, cluster.ErrNotFound) || errors.Is(err, cluster.ErrFenced) {
+				return
+			}
+		}
+	}()
+}
+
+// forget removes the replica of a repository that was deleted.
+func (e *Engine) forget(id cluster.RepoID) {
+	if e.begin() != nil {
+		return
+	}
+	go func() {
+		defer e.work.Done()
+		r := e.replica(id)
+		if r.lock(e.ctx) != nil {
+			return
+		}
+		defer r.unlock()
+		e.mu.Lock()
+		delete(e.replicas, id)
+		e.mu.Unlock()
+		r.mu.Lock()
+		r.fenced = cluster.ErrNotFound
+		r.mu.Unlock()
+		if err := e.Store.Remove(id); err != nil {
+			e.Log.Warn("remove replica", "repo", id, "error", err)
+		}
+	}()
+}
+
+// learnName keeps the names that stale reads go by. They follow the journal as
+// closely as everything else, so that a renamed or deleted repository is not
+// read under the rights of its old name.
+func (e *Engine) learnName(repo cluster.Repo) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.dropName(repo.ID)
+	e.names[repo.Name], e.nameOf[repo.ID] = repo, repo.Name
+}
+
+func (e *Engine) forgetName(id cluster.RepoID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.dropName(id)
+}
+
+func (e *Engine) dropName(id cluster.RepoID) {
+	if name, ok := e.nameOf[id]; ok {
+		delete(e.nameOf, id)
+		if e.names[name].ID == id {
+			delete(e.names, name)
+		}
+	}
+}
+
+func (e *Engine) reportSoon(id cluster.RepoID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.reports[id] = true
+}
+
+// reportEvery is how often a replica's position is reported at most. A report
+// is for people who look at the status; it is not worth a write per push.
+const reportEvery = 250 * time.Millisecond
+
+// reportLoop tells the journal what the replicas show.
+func (e *Engine) reportLoop(ctx context.Context) {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		e.mu.Lock()
+		due := e.reports
+		e.reports = map[cluster.RepoID]bool{}
+		e.mu.Unlock()
+		for id := range due {
+			if err := e.report(ctx, id); err != nil && ctx.Err() == nil {
+				e.reportSoon(id)
+			}
+		}
+	}
+}
+
+func (e *Engine) report(ctx context.Context, id cluster.RepoID) error {
+	e.mu.Lock()
+	r := e.replicas[id]
+	e.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	report := journal.Replica{Repo: id, Device: e.Device, Position: r.position()}
+	if err := r.fence(); err != nil {
+		report.Fenced = err.Error()
+	}
+	return e.Journal.ReportReplica(ctx, report)
+}

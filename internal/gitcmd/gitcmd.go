@@ -1,0 +1,251 @@
+// Package gitcmd builds the Git commands a node runs, as data: an argument list
+// and an environment, from what the command is for. It runs nothing; package
+// gitexec does.
+//
+// Entry points: one function per purpose, such as [UploadPack] or [UpdateRef].
+//
+// It promises that a command depends on its inputs alone: the configuration
+// comes from here through the environment, never from a file of the repository,
+// the account or the system; names that a stranger chose are never argv words
+// that Git could take for options; and no secret is ever in argv.
+package gitcmd
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"gitcluster/internal/cluster"
+)
+
+// A Command is one process to run.
+type Command struct {
+	Args []string // Args[0] is the program, looked up in PATH
+	Env  []string // the whole environment
+	Dir  string   // the working directory; "" for the caller's
+	// Writes marks a command that changes a repository. Such a process holds
+	// the data directory's lock for as long as it lives.
+	Writes bool
+}
+
+// A Setting is one line of Git configuration.
+type Setting struct{ Key, Value string }
+
+// A Push tells a receive-pack which push of which node it serves, for its hooks.
+type Push struct {
+	Hooks  string // directory that holds the hooks
+	Socket string // the node's socket, as the hooks dial it
+	Token  string // names the push to the node; useless outside it
+}
+
+// UploadPack serves a fetch from the repository at dir. protocol is what the
+// client asked for in GIT_PROTOCOL.
+func UploadPack(dir, protocol string) Command {
+	return serve(dir, "upload-pack", protocol, reading)
+}
+
+// UploadArchive serves `git archive --remote`.
+func UploadArchive(dir string) Command {
+	return serve(dir, "upload-archive", "", reading)
+}
+
+// ReceivePack serves a push into the repository at dir. Its hooks hand every
+// command to the node; it changes no ref itself.
+func ReceivePack(dir, protocol string, push Push) Command {
+	settings := append(slices.Clone(receiving), Setting{"core.hooksPath", push.Hooks})
+	c := serve(dir, "receive-pack", protocol, settings)
+	c.Env = append(c.Env, EnvSocket+"="+push.Socket, EnvPush+"="+push.Token)
+	c.Writes = true
+	return c
+}
+
+// The variables by which a hook finds the push it belongs to.
+const (
+	EnvSocket = "GIT_CLUSTER_SOCKET"
+	EnvPush   = "GIT_CLUSTER_PUSH"
+)
+
+// Init creates an empty bare repository at dir.
+func Init(dir string, format cluster.ObjectFormat, head cluster.RefName) Command {
+	c := command("", nil, "init", "--bare", "--quiet", "--template=",
+		"--object-format="+string(format), "--initial-branch="+branchName(head), dir)
+	c.Writes = true
+	return c
+}
+
+// UpdateRef opens a ref transaction; its commands come on standard input,
+// separated by NUL bytes.
+func UpdateRef(dir string) Command {
+	c := command(dir, nil, "update-ref", "--stdin", "-z", "--no-deref")
+	c.Writes = true
+	return c
+}
+
+// SetHead points HEAD at a branch.
+func SetHead(dir string, head cluster.RefName) Command {
+	c := command(dir, nil, "symbolic-ref", "HEAD", string(head))
+	c.Writes = true
+	return c
+}
+
+// ReadHead prints HEAD's target.
+func ReadHead(dir string) Command {
+	return command(dir, nil, "symbolic-ref", "HEAD")
+}
+
+// ListRefs prints "OID ref" for every ref that is part of the journal.
+func ListRefs(dir string) Command {
+	return command(dir, nil, "for-each-ref", "--format=%(objectname) %(refname)")
+}
+
+// CheckObjects reads object ids on standard input and prints "OID type" or "OID missing"
+// for each.
+func CheckObjects(dir string) Command {
+	return command(dir, nil, "cat-file", "--batch-check=%(objectname) %(objecttype)", "--buffer")
+}
+
+// PackObjects reads revisions on standard input ("OID" and "^OID") and writes a
+// thin pack of what the first reach and the second do not.
+func PackObjects(dir string) Command {
+	return command(dir, nil, "pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "-q")
+}
+
+// IndexPack reads a thin pack on standard input and completes and stores it in
+// the object directory quarantine, with the repository's own objects as
+// alternates.
+func IndexPack(dir, quarantine string) Command {
+	c := command(dir, nil, "index-pack", "--stdin", "--fix-thin")
+	c.Env = append(c.Env, quarantined(dir, quarantine)...)
+	c.Writes = true
+	return c
+}
+
+// RevList reads revisions on standard input and walks all objects that the
+// plain ones reach and those with "^" do not; it fails when one is missing.
+// With a quarantine, objects there count as present.
+func RevList(dir, quarantine string) Command {
+	c := command(dir, nil, "rev-list", "--objects", "--quiet", "--stdin")
+	if quarantine != "" {
+		c.Env = append(c.Env, quarantined(dir, quarantine)...)
+	}
+	return c
+}
+
+// IsAncestor exits 0 if the commit old is an ancestor of new, and 1 if not. Objects in the
+// quarantine count as present.
+func IsAncestor(dir, quarantine string, old, new cluster.OID) Command {
+	c := command(dir, nil, "merge-base", "--is-ancestor", string(old), string(new))
+	if quarantine != "" {
+		c.Env = append(c.Env, quarantined(dir, quarantine)...)
+	}
+	return c
+}
+
+// Fsck checks the repository and the connectivity of its refs.
+func Fsck(dir string) Command {
+	return command(dir, nil, "fsck", "--connectivity-only", "--no-dangling", "--no-progress")
+}
+
+// Version prints Git's version.
+func Version() Command {
+	return command("", nil, "version")
+}
+
+func quarantined(dir, quarantine string) []string {
+	return []string{
+		"GIT_OBJECT_DIRECTORY=" + quarantine,
+		"GIT_ALTERNATE_OBJECT_DIRECTORIES=" + strconv.Quote(dir+"/objects"),
+	}
+}
+
+func serve(dir, service, protocol string, settings []Setting) Command {
+	// dir is the node's own absolute path, so it cannot look like an option.
+	args := []string{service, dir}
+	if service == "upload-pack" {
+		args = []string{service, "--strict", dir}
+	}
+	c := command(dir, settings, args...)
+	if protocol != "" {
+		c.Env = append(c.Env, "GIT_PROTOCOL="+protocol)
+	}
+	return c
+}
+
+func branchName(head cluster.RefName) string {
+	const prefix = "refs/heads/"
+	if len(head) > len(prefix) {
+		return string(head[len(prefix):])
+	}
+	return "main"
+}
+
+// always holds for every Git process of a node. Everything is synced to disk
+// before Git says it is done, and nothing is pruned or repacked behind the
+// engine's back.
+var always = []Setting{
+	{"core.fsync", "all"},
+	{"core.fsyncMethod", "fsync"},
+	{"core.logAllRefUpdates", "false"},
+	{"gc.auto", "0"},
+	{"maintenance.auto", "false"},
+	{"receive.autogc", "false"},
+	{"core.hooksPath", os.DevNull},
+	{"transfer.hideRefs", cluster.StraysPrefix[:len(cluster.StraysPrefix)-1]},
+	{"protocol.allow", "never"},
+	{"advice.defaultBranchName", "false"},
+}
+
+var reading = []Setting{
+	{"uploadpack.allowFilter", "true"},
+	{"uploadpack.allowReachableSHA1InWant", "true"},
+	{"uploadpack.advertiseRefInWant", "true"},
+	{"uploadarchive.allowUnreachable", "false"},
+}
+
+var receiving = []Setting{
+	{"receive.procReceiveRefs", "refs"},
+	{"receive.shallowUpdate", "false"},
+	{"receive.unpackLimit", "1"}, // a pack is two files to sync; loose objects are many
+	{"receive.advertisePushOptions", "true"},
+	{"receive.advertiseAtomic", "true"},
+	{"receive.denyCurrentBranch", "ignore"},
+	{"receive.denyDeleteCurrent", "ignore"}, // the engine decides, for every front alike
+	{"receive.updateServerInfo", "false"},
+	{"receive.fsckObjects", "true"},
+	// Mistakes of old tools that fill real histories and harm nobody.
+	{"receive.fsck.badTimezone", "ignore"},
+	{"receive.fsck.missingSpaceBeforeDate", "ignore"},
+	{"receive.fsck.zeroPaddedFilemode", "ignore"},
+	{"receive.fsck.zeroPaddedDate", "ignore"},
+}
+
+func command(dir string, settings []Setting, args ...string) Command {
+	argv := append([]string{"git"}, args...)
+	env := []string{
+		"PATH=" + os.Getenv("PATH"),
+		"LC_ALL=C",
+		"HOME=" + os.DevNull,
+		"XDG_CONFIG_HOME=" + os.DevNull,
+		"GIT_CONFIG_NOSYSTEM=1",
+		"GIT_CONFIG_GLOBAL=" + os.DevNull,
+		"GIT_ATTR_NOSYSTEM=1",
+		"GIT_NO_REPLACE_OBJECTS=1",
+		"GIT_TERMINAL_PROMPT=0",
+		"GIT_ADVICE=0",
+	}
+	if dir != "" {
+		env = append(env, "GIT_DIR="+dir)
+	}
+	all := slices.Concat(always, settings)
+	if dir != "" {
+		all = append(all, Setting{"safe.directory", dir})
+	}
+	env = append(env, "GIT_CONFIG_COUNT="+strconv.Itoa(len(all)))
+	for i, s := range all {
+		env = append(env,
+			fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, s.Key),
+			fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, s.Value))
+	}
+	return Command{Args: argv, Env: env}
+}

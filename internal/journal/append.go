@@ -1,0 +1,251 @@
+package journal
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+
+	"gitcluster/internal/cluster"
+)
+
+// An Entry is one version of a repository: the ref updates that lead to it from
+// the version before.
+type Entry struct {
+	Epoch   cluster.Epoch        `json:"epoch"`
+	Version cluster.Version      `json:"version"`
+	Updates []cluster.RefUpdate  `json:"updates,omitempty"`
+	Head    cluster.RefName      `json:"head,omitempty"` // HEAD's new target, if it changes
+	Digest  cluster.Digest       `json:"digest"`
+	Device  cluster.DeviceName   `json:"device"`
+	Time    time.Time            `json:"time"`
+	Pushes  []Push               `json:"pushes"`
+	Copies  []cluster.DeviceName `json:"copies"` // who is known to hold the objects
+
+	// A large update list is kept in chunks, written before the entry.
+	Chunks    int    `json:"chunks,omitempty"`
+	ChunkHash string `json:"chunk_hash,omitempty"` // SHA-256 of the list's JSON
+	ChunkPush string `json:"chunk_push,omitempty"` // the push id in the chunks' keys
+}
+
+// A Push says who made some of an entry's updates. The updates of the pushes
+// follow each other in the entry's list.
+type Push struct {
+	ID    string `json:"push"`
+	Actor string `json:"actor"`
+	Refs  int    `json:"refs"` // how many of the entry's updates are its own
+}
+
+// Position returns the position the entry leads to.
+func (e *Entry) Position() cluster.Position {
+	return cluster.Position{Epoch: e.Epoch, Version: e.Version, Digest: e.Digest}
+}
+
+// A Counted is a device whose copy of the objects an entry relies on. If its
+// disk has been replaced meanwhile, its incarnation is another and the entry
+// must not be appended.
+type Counted struct {
+	Device      cluster.DeviceName
+	Incarnation string
+}
+
+var (
+	// ErrHeadMoved: another entry came first; catch up and try again.
+	ErrHeadMoved = errors.New("the head has moved")
+	// ErrIncarnation: a counted device is no longer the one that took the copy.
+	ErrIncarnation = errors.New("a counted replica has been replaced")
+	// ErrUnclear: the context ended before etcd said whether the entry was
+	// appended. It may have been, and may yet be.
+	ErrUnclear = errors.New("the journal's answer is unknown")
+)
+
+// chunkBytes is the size above which an update list leaves its entry; etcd
+// refuses requests of more than 1.5 MiB.
+const chunkBytes = 512 << 10
+
+// Append appends the entry if the head still is what the caller saw, and
+// returns the new head. It returns an error other than [ErrUnclear] only if the
+// entry is certainly not in the journal. A lost answer is not an answer: the
+// same transaction is repeated until etcd gives a definite one, and an entry that
+// bears our push id is success.
+func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted) (Head, error) {
+	stored, chunks, err := split(e)
+	if err != nil {
+		return Head{}, err
+	}
+	for n, chunk := range chunks {
+		if err := j.put(ctx, chunkKey(id, stored.ChunkPush, n), chunk); err != nil {
+			return Head{}, err // garbage chunks are harmless; no entry names them
+		}
+	}
+	next := head
+	next.Position, next.Device = e.Position(), e.Device
+	if next.Oldest == 0 {
+		next.Oldest = e.Version
+	}
+	headKey, key := keyHead+string(id), entryKey(id, e.Version)
+	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(headKey), "=", head.rev)}
+	onFailure := []clientv3.Op{clientv3.OpGet(headKey), clientv3.OpGet(key)}
+	for _, c := range counted {
+		conditions = append(conditions, clientv3.Compare(clientv3.Value(keyIncarnation+string(c.Device)), "=", c.Incarnation))
+	}
+	txn := func() (*clientv3.TxnResponse, error) {
+		attempt, cancel := context.WithTimeout(ctx, callTimeout/3) // an election must not cost more
+		defer cancel()
+		return j.kv.Txn(attempt).If(conditions...).
+			Then(clientv3.OpPut(key, encode(stored)), clientv3.OpPut(headKey, encode(next))).
+			Else(onFailure...).Commit()
+	}
+	for unclear := false; ; {
+		r, err := txn()
+		switch {
+		case err == nil && r.Succeeded:
+			next.rev = r.Header.Revision
+			return next, nil
+		case err == nil:
+			kvs := r.Responses[0].GetResponseRange().Kvs
+			if len(kvs) == 0 {
+				return Head{}, fmt.Errorf("repository %s: %w", id, cluster.ErrNotFound)
+			}
+			now, err := decodeHead(kvs[0])
+			if err != nil {
+				return Head{}, err
+			}
+			if at := r.Responses[1].GetResponseRange().Kvs; len(at) > 0 {
+				var there Entry
+				if err := json.Unmarshal(at[0].Value, &there); err != nil {
+					return Head{}, fmt.Errorf("entry %s: %w", key, err)
+				}
+				if there.Epoch == e.Epoch && bears(there, e) {
+					next.rev = at[0].ModRevision
+					return next, nil
+				}
+			}
+			if now.rev == head.rev {
+				return Head{}, ErrIncarnation
+			}
+			return Head{}, ErrHeadMoved
+		case !unclear && refused(err):
+			return Head{}, unavailable(err)
+		}
+		// From here on even a refusal proves nothing: it is the answer to a
+		// repetition, and the first attempt may still land.
+		unclear = true
+		if pause(ctx, 50*time.Millisecond) != nil {
+			return Head{}, fmt.Errorf("%w: %w", ErrUnclear, err)
+		}
+	}
+}
+
+// Entries returns the entries of the versions in (after, upTo], in order and
+// with their chunks. A missing one is an error: it has been trimmed.
+func (j *Journal) Entries(ctx context.Context, id cluster.RepoID, after, upTo cluster.Version) ([]Entry, error) {
+	var entries []Entry
+	const page = 500
+	for at := after + 1; at <= upTo; {
+		r, err := j.get(ctx, entryKey(id, at), clientv3.WithRange(entryKey(id, upTo+1)), clientv3.WithLimit(page))
+		if err != nil {
+			return nil, err
+		}
+		if len(r.Kvs) == 0 {
+			return nil, fmt.Errorf("repository %s: entry %d: %w", id, at, errNoRecord)
+		}
+		for _, kv := range r.Kvs {
+			var e Entry
+			if err := json.Unmarshal(kv.Value, &e); err != nil {
+				return nil, fmt.Errorf("entry %s: %w", kv.Key, err)
+			}
+			if e.Version != at {
+				return nil, fmt.Errorf("repository %s: entry %d: %w", id, at, errNoRecord)
+			}
+			if e.Updates, err = j.updates(ctx, id, e); err != nil {
+				return nil, err
+			}
+			entries = append(entries, e)
+			at++
+		}
+	}
+	return entries, nil
+}
+
+// updates returns the entry's update list, joined from its chunks if it has any.
+func (j *Journal) updates(ctx context.Context, id cluster.RepoID, e Entry) ([]cluster.RefUpdate, error) {
+	if e.Chunks == 0 {
+		return e.Updates, nil
+	}
+	var data []byte
+	for n := range e.Chunks {
+		r, err := j.get(ctx, chunkKey(id, e.ChunkPush, n))
+		if err != nil {
+			return nil, err
+		}
+		if len(r.Kvs) == 0 {
+			return nil, fmt.Errorf("repository %s: entry %d: chunk %d: %w", id, e.Version, n, errNoRecord)
+		}
+		data = append(data, r.Kvs[0].Value...)
+	}
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != e.ChunkHash {
+		return nil, fmt.Errorf("repository %s: entry %d: its chunks do not have its hash", id, e.Version)
+	}
+	var updates []cluster.RefUpdate
+	if err := json.Unmarshal(data, &updates); err != nil {
+		return nil, fmt.Errorf("repository %s: entry %d: %w", id, e.Version, err)
+	}
+	return updates, nil
+}
+
+// split moves a large update list out of the entry.
+func split(e Entry) (Entry, []string, error) {
+	data, err := json.Marshal(e.Updates)
+	if err != nil {
+		return e, nil, err
+	}
+	if len(data) <= chunkBytes {
+		return e, nil, nil
+	}
+	if len(e.Pushes) == 0 {
+		return e, nil, errors.New("a large entry without a push id")
+	}
+	sum := sha256.Sum256(data)
+	e.ChunkHash, e.ChunkPush, e.Updates = hex.EncodeToString(sum[:]), e.Pushes[0].ID, nil
+	var chunks []string
+	for len(data) > 0 {
+		n := min(len(data), chunkBytes)
+		chunks = append(chunks, string(data[:n]))
+		data = data[n:]
+	}
+	e.Chunks = len(chunks)
+	return e, chunks, nil
+}
+
+func bears(there, ours Entry) bool {
+	return len(there.Pushes) > 0 && len(ours.Pushes) > 0 && there.Pushes[0].ID == ours.Pushes[0].ID
+}
+
+// refused reports whether etcd's error says that it did not, and will not, run
+// the transaction.
+func refused(err error) bool {
+	var etcd rpctypes.EtcdError
+	if !errors.As(err, &etcd) {
+		return false
+	}
+	switch etcd.Code() {
+	case codes.ResourceExhausted, codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
+		return true
+	}
+	return false
+}
+
+func (j *Journal) put(ctx context.Context, key, value string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := j.kv.Put(ctx, key, value)
+	return unavailable(err)
+}

@@ -1,0 +1,201 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+)
+
+// MemberConfig describes this node's embedded etcd server.
+type MemberConfig struct {
+	Name      string
+	Dir       string // its data
+	TLS       string // the folder of [Certificates.Save]
+	Peer      string // host:port it listens on for the other servers
+	Client    string // host:port it listens on for clients
+	Cluster   string // the cluster's id, so that servers of two clusters never talk
+	Initial   string // "name=https://host:port,…" of all members at its first start
+	Existing  bool   // its first start joins a cluster that is there
+	Advertise string // host others reach it by, if not that of Peer and Client
+	Log       string // file for etcd's own log
+}
+
+// A Member is a running embedded etcd server.
+type Member struct {
+	etcd *embed.Etcd
+	log  *zap.Logger
+}
+
+// StartMember starts the server and returns when it listens; it may not have
+// found its leader yet.
+func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
+	cfg := embed.NewConfig()
+	cfg.Name, cfg.Dir = c.Name, c.Dir
+	peer, client := address(c.Peer), address(c.Client)
+	cfg.ListenPeerUrls, cfg.ListenClientUrls = []url.URL{peer}, []url.URL{client}
+	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{advertised(peer, c.Advertise)}, []url.URL{advertised(client, c.Advertise)}
+	cfg.InitialCluster, cfg.InitialClusterToken = c.Initial, c.Cluster
+	if c.Initial == "" {
+		cfg.InitialCluster = c.Name + "=" + cfg.AdvertisePeerUrls[0].String()
+	}
+	if c.Existing {
+		cfg.ClusterState = embed.ClusterStateFlagExisting
+	}
+	f := filesIn(c.TLS)
+	tls := transport.TLSInfo{CertFile: f.cert, KeyFile: f.key, ClientCertFile: f.cert, ClientKeyFile: f.key, TrustedCAFile: f.ca, ClientCertAuth: true}
+	cfg.PeerTLSInfo, cfg.ClientTLSInfo = tls, tls
+	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
+	cfg.QuotaBackendBytes = 8 << 30
+	cfg.MaxLearners = 8
+	cfg.EnableGRPCGateway = false
+	logger, err := fileLogger(c.Log)
+	if err != nil {
+		return nil, err
+	}
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(logger)
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	server, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("start the journal's server: %w", err)
+	}
+	m := &Member{etcd: server, log: logger}
+	go func() {
+		for range server.Err() { // the server waits for a reader; what it says is in its log
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// closePatience bounds Close: a leader whose followers stop at the same moment
+// would look for a successor for seven seconds.
+const closePatience = 2 * time.Second
+
+// Close stops the server. What it has answered is on disk already, so one that
+// does not end in time may be left to the end of the process.
+func (m *Member) Close() {
+	ended := make(chan struct{})
+	go func() {
+		m.etcd.Close()
+		close(ended)
+	}()
+	t := time.NewTimer(closePatience)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-t.C:
+	}
+	m.log.Sync() // a log that cannot be flushed at the end is not worth an error
+}
+
+// voters returns the client addresses of the voting members as this server
+// knows them: its own, if it votes, and those of the others.
+func (m *Member) voters() (own, others []string) {
+	server := m.etcd.Server
+	for _, member := range server.Cluster().Members() {
+		switch {
+		case member.IsLearner:
+		case member.ID == server.MemberID():
+			own = slices.Clone(member.ClientURLs)
+		default:
+			others = append(others, member.ClientURLs...)
+		}
+	}
+	slices.Sort(others)
+	return own, others
+}
+
+// A Client is a connection to the journal's servers. It has its name here so
+// that no other package needs to know whose it is.
+type Client = clientv3.Client
+
+// Dial returns a client of the servers at endpoints ("host:port"), with the
+// credentials in tlsDir, or without TLS if tlsDir is "". It does not wait for a
+// connection.
+func Dial(endpoints []string, tlsDir string) (*Client, error) {
+	cfg := clientv3.Config{
+		Endpoints:            urls(endpoints, tlsDir != ""),
+		DialTimeout:          callTimeout,
+		DialKeepAliveTime:    5 * time.Second,
+		DialKeepAliveTimeout: 3 * time.Second,
+		Logger:               zap.NewNop(),
+		// A server that comes back is found again within a second.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 2 * time.Second,
+		})},
+	}
+	if tlsDir != "" {
+		var err error
+		if cfg.TLS, err = clientTLS(tlsDir); err != nil {
+			return nil, err
+		}
+	}
+	return clientv3.New(cfg)
+}
+
+func urls(endpoints []string, secure bool) []string {
+	scheme := "http://"
+	if secure {
+		scheme = "https://"
+	}
+	all := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		all[i] = e
+		if !strings.Contains(e, "://") {
+			all[i] = scheme + e
+		}
+	}
+	return all
+}
+
+func address(hostport string) url.URL { return url.URL{Scheme: "https", Host: hostport} }
+
+func advertised(u url.URL, host string) url.URL {
+	if host != "" {
+		u.Host = joinHost(host, u.Port())
+	}
+	return u
+}
+
+func joinHost(host, port string) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + port
+}
+
+func fileLogger(path string) (*zap.Logger, error) {
+	if path == "" {
+		return zap.NewNop(), nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	cfg := zap.NewProductionConfig()
+	cfg.Level = zap.NewAtomicLevelAt(zap.WarnLevel)
+	cfg.OutputPaths, cfg.ErrorOutputPaths = []string{path}, []string{path}
+	logger, err := cfg.Build()
+	if err != nil {
+		return nil, errors.Join(errors.New("open the journal's log"), err)
+	}
+	return logger, nil
+}

@@ -1,0 +1,222 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"gitcluster/internal/cluster"
+)
+
+// CreateRepo makes a repository of a new name, empty, at version 0. Neither a
+// folder of the name nor a name below it may be a repository: an address such
+// as "a/b/info/refs" must mean one thing.
+func (j *Journal) CreateRepo(ctx context.Context, repo cluster.Repo) (Head, error) {
+	head := Head{Position: cluster.Position{Epoch: 1}}
+	head.Digest.MoveHead("", repo.InitialHead)
+	r, err := j.kv.Txn(ctx).If(freeName(repo.Name, "")...).Then(
+		clientv3.OpPut(keyName+string(repo.Name), string(repo.ID)),
+		clientv3.OpPut(keyRepo+string(repo.ID), encode(repo)),
+		clientv3.OpPut(keyHead+string(repo.ID), encode(head)),
+	).Commit()
+	if err != nil {
+		return Head{}, unavailable(err)
+	}
+	if !r.Succeeded {
+		return Head{}, j.nameTaken(ctx, repo.Name)
+	}
+	head.rev = r.Header.Revision
+	return head, nil
+}
+
+// RenameRepo gives the repository another name; no data moves.
+func (j *Journal) RenameRepo(ctx context.Context, repo cluster.Repo, to cluster.RepoName) error {
+	from := repo.Name
+	repo.Name = to
+	conditions := append(freeName(to, from), clientv3.Compare(clientv3.Value(keyName+string(from)), "=", string(repo.ID)))
+	r, err := j.kv.Txn(ctx).If(conditions...).Then(
+		clientv3.OpDelete(keyName+string(from)),
+		clientv3.OpPut(keyName+string(to), string(repo.ID)),
+		clientv3.OpPut(keyRepo+string(repo.ID), encode(repo)),
+	).Commit()
+	if err != nil {
+		return unavailable(err)
+	}
+	if !r.Succeeded {
+		return j.nameTaken(ctx, to)
+	}
+	return nil
+}
+
+// UpdateRepo replaces the repository's settings; its name and id stay.
+func (j *Journal) UpdateRepo(ctx context.Context, repo cluster.Repo) error {
+	r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.Value(keyName+string(repo.Name)), "=", string(repo.ID))).
+		Then(clientv3.OpPut(keyRepo+string(repo.ID), encode(repo))).Commit()
+	if err != nil {
+		return unavailable(err)
+	}
+	if !r.Succeeded {
+		return fmt.Errorf("repository %q: %w", repo.Name, cluster.ErrNotFound)
+	}
+	return nil
+}
+
+// DeleteRepo removes the repository and its whole journal.
+func (j *Journal) DeleteRepo(ctx context.Context, repo cluster.Repo) error {
+	r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.Value(keyName+string(repo.Name)), "=", string(repo.ID))).Then(
+		clientv3.OpDelete(keyName+string(repo.Name)),
+		clientv3.OpDelete(keyRepo+string(repo.ID)),
+		clientv3.OpDelete(keyHead+string(repo.ID)),
+		clientv3.OpDelete(keyJournal+string(repo.ID)+"/", clientv3.WithPrefix()),
+		clientv3.OpDelete(keyChunk+string(repo.ID)+"/", clientv3.WithPrefix()),
+		clientv3.OpDelete(keyReplica+string(repo.ID)+"/", clientv3.WithPrefix()),
+	).Commit()
+	if err != nil {
+		return unavailable(err)
+	}
+	if !r.Succeeded {
+		return fmt.Errorf("repository %q: %w", repo.Name, cluster.ErrNotFound)
+	}
+	return nil
+}
+
+// DeleteIfEmpty removes a repository that nothing was ever pushed to; head is
+// that of its creation. It reports whether it did.
+func (j *Journal) DeleteIfEmpty(ctx context.Context, repo cluster.Repo, head Head) (bool, error) {
+	r, err := j.kv.Txn(ctx).If(
+		clientv3.Compare(clientv3.Value(keyName+string(repo.Name)), "=", string(repo.ID)),
+		clientv3.Compare(clientv3.ModRevision(keyHead+string(repo.ID)), "=", head.rev),
+	).Then(
+		clientv3.OpDelete(keyName+string(repo.Name)),
+		clientv3.OpDelete(keyRepo+string(repo.ID)),
+		clientv3.OpDelete(keyHead+string(repo.ID)),
+	).Commit()
+	if err != nil {
+		return false, unavailable(err)
+	}
+	return r.Succeeded, nil
+}
+
+// A RepoHead is a repository with its head.
+type RepoHead struct {
+	cluster.Repo
+	Head Head `json:"head"`
+}
+
+// ListRepos returns all repositories, in the order of their names, from after the
+// given name on and at most limit of them.
+func (j *Journal) ListRepos(ctx context.Context, after cluster.RepoName, limit int) ([]RepoHead, error) {
+	names, err := j.get(ctx, keyName+string(after)+"\x00",
+		clientv3.WithRange(clientv3.GetPrefixRangeEnd(keyName)), clientv3.WithLimit(int64(limit)))
+	if err != nil {
+		return nil, err
+	}
+	var repos []RepoHead
+	const batch = 50 // etcd takes at most 128 operations in a transaction
+	for i := 0; i < len(names.Kvs); i += batch {
+		var ops []clientv3.Op
+		for _, kv := range names.Kvs[i:min(i+batch, len(names.Kvs))] {
+			ops = append(ops, clientv3.OpGet(keyRepo+string(kv.Value)), clientv3.OpGet(keyHead+string(kv.Value)))
+		}
+		r, err := j.getAll(ctx, ops...)
+		if err != nil {
+			return nil, err
+		}
+		for n := 0; n < len(r.Responses); n += 2 {
+			repo, head, err := decodeRepo(r.Responses[n].GetResponseRange().Kvs, r.Responses[n+1].GetResponseRange().Kvs)
+			if err == nil { // one deleted since the names were read is left out
+				repos = append(repos, RepoHead{repo, head})
+			}
+		}
+	}
+	return repos, nil
+}
+
+// A Replica is what a device last reported of its copy of a repository. It may
+// lag; nothing depends on it for safety.
+type Replica struct {
+	Repo   cluster.RepoID     `json:"-"`
+	Device cluster.DeviceName `json:"-"`
+	cluster.Position
+	Fenced string `json:"fenced,omitempty"` // why it serves nothing, if it does not
+}
+
+// ReportReplica records what this device's copy shows.
+func (j *Journal) ReportReplica(ctx context.Context, r Replica) error {
+	return j.put(ctx, keyReplica+string(r.Repo)+"/"+string(r.Device), encode(r))
+}
+
+// Replicas returns the reports on one repository, or on all if id is "".
+func (j *Journal) Replicas(ctx context.Context, id cluster.RepoID) ([]Replica, error) {
+	prefix := keyReplica
+	if id != "" {
+		prefix += string(id) + "/"
+	}
+	list, err := j.list(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	var all []Replica
+	for _, kv := range list.Kvs {
+		repo, device, ok := strings.Cut(strings.TrimPrefix(string(kv.Key), keyReplica), "/")
+		r := Replica{Repo: cluster.RepoID(repo), Device: cluster.DeviceName(device)}
+		if ok && json.Unmarshal(kv.Value, &r) == nil {
+			all = append(all, r)
+		}
+	}
+	return all, nil
+}
+
+// freeName is the condition that the name is nobody's, that no folder of it is
+// a repository and that it is no folder of one. The name except, which is
+// about to go, does not count.
+func freeName(name, except cluster.RepoName) []clientv3.Cmp {
+	free := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(keyName+string(name)), "=", 0)}
+	for _, folder := range name.Ancestors() {
+		if folder != except {
+			free = append(free, clientv3.Compare(clientv3.CreateRevision(keyName+string(folder)), "=", 0))
+		}
+	}
+	below := keyName + string(name) + "/"
+	end := clientv3.GetPrefixRangeEnd(below)
+	if inside := keyName + string(except); except != "" && strings.HasPrefix(inside, below) {
+		return append(free,
+			clientv3.Compare(clientv3.CreateRevision(below).WithRange(inside), "=", 0),
+			clientv3.Compare(clientv3.CreateRevision(inside+"\x00").WithRange(end), "=", 0))
+	}
+	return append(free, clientv3.Compare(clientv3.CreateRevision(below).WithRange(end), "=", 0))
+}
+
+// NameClash returns an error that wraps [cluster.ErrExists] if another
+// repository makes the name impossible: one that is a folder of it, or one
+// below it.
+func (j *Journal) NameClash(ctx context.Context, name cluster.RepoName) error {
+	ops := []clientv3.Op{clientv3.OpGet(keyName+string(name)+"/", clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())}
+	for _, folder := range name.Ancestors() {
+		ops = append(ops, clientv3.OpGet(keyName+string(folder), clientv3.WithKeysOnly()))
+	}
+	r, err := j.getAll(ctx, ops...)
+	if err != nil {
+		return err
+	}
+	for i, response := range r.Responses {
+		for _, kv := range response.GetResponseRange().Kvs {
+			other := strings.TrimPrefix(string(kv.Key), keyName)
+			if i == 0 {
+				return fmt.Errorf("%q cannot be a repository: it is the folder of the repository %q: %w", name, other, cluster.ErrExists)
+			}
+			return fmt.Errorf("%q cannot be a repository: %q is one, and nothing can be below it: %w", name, other, cluster.ErrExists)
+		}
+	}
+	return nil
+}
+
+func (j *Journal) nameTaken(ctx context.Context, name cluster.RepoName) error {
+	if err := j.NameClash(ctx, name); err != nil {
+		return err
+	}
+	return fmt.Errorf("repository %q: %w", name, cluster.ErrExists)
+}

@@ -1,0 +1,236 @@
+// Package internal_test holds the module to its own layout: which package may
+// know which, and which library is one package's business alone.
+package internal_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "gitcluster"
+
+// layers lists every package of the module, the highest layer first. A package
+// may import packages of lower layers only, so there is one direction in which
+// to read the code, and a part can be tested without what stands on it.
+var layers = []struct {
+	name     string
+	packages []string
+}{
+	{"programs: arguments and exit codes", []string{
+		"cmd/git-cluster", "cmd/git-remote-cluster",
+	}},
+	{"compositions: what a program is made of", []string{
+		"internal/client", "internal/demo", "internal/node",
+	}},
+	{"fronts: what a client talks to", []string{
+		"internal/shell", "internal/sshserver",
+	}},
+	{"administration", []string{"internal/admin"}},
+	{"service: one authorized request on one repository", []string{"internal/service"}},
+	{"engine: read, commit, catch up", []string{"internal/engine"}},
+	{"peer: node to node", []string{"internal/peer"}},
+	{"stores and wires: the journal, a repository on disk, who may do what, the node's own protocols, a choice of replica", []string{
+		"internal/access", "internal/journal", "internal/localsocket", "internal/procreceive", "internal/replica", "internal/repository",
+	}},
+	{"means: running Git, reaching a server, reading addresses and files", []string{
+		"internal/address", "internal/config", "internal/gitexec", "internal/remotehelper", "internal/sshclient",
+	}},
+	{"descriptions: commands and sessions as data", []string{
+		"internal/gitcmd", "internal/session",
+	}},
+	{"vocabulary", []string{
+		"internal/cluster", "internal/share", "internal/version",
+	}},
+}
+
+// testOnly lists the packages that exist for tests. They may import anything;
+// only tests, and each other, may import them.
+var testOnly = []string{
+	"internal",
+	"internal/sshclient/sshtest",
+}
+
+// soleImporters says which package alone may import what begins with a path,
+// outside of tests. What only one package knows can be exchanged in one place.
+var soleImporters = []struct{ library, owner, why string }{
+	{"go.etcd.io/", "internal/journal", "the journal is the only one that speaks to etcd"},
+	{"google.golang.org/grpc", "internal/journal", "the journal is the only one that speaks to etcd"},
+	{"os/exec", "internal/gitexec", "child processes are started, ended and reaped in one place"},
+	{"github.com/BurntSushi/toml", "internal/config", "files are read and checked in one place"},
+	{"github.com/spf13/cobra", "cmd/git-cluster", "the command line is the program's, and the helper does without"},
+}
+
+// helperModules are all that the helper may be made of. Git starts it for
+// every fetch, so its size and its initialization are paid each time.
+var helperModules = []string{
+	module,
+	"github.com/BurntSushi/toml",
+	"github.com/skeema/knownhosts",
+	"golang.org/x/crypto",
+	"golang.org/x/sys",
+}
+
+// helperWithout are packages of the standard library that the helper has no
+// use for and that would make its start slower.
+var helperWithout = []string{"net/http", "html/template", "text/template"}
+
+// A goPackage is what `go list` says of a package.
+type goPackage struct {
+	ImportPath   string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+	Standard     bool
+	Module       *struct{ Path string }
+}
+
+func goList(t *testing.T, env []string, args ...string) (all []goPackage) {
+	t.Helper()
+	noticeChanges(t)
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-json=ImportPath,Imports,TestImports,XTestImports,Standard,Module"}, args...)...)
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), env...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.Bytes())
+	}
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatalf("go list's answer: %v", err)
+		}
+		all = append(all, p)
+	}
+}
+
+// noticeChanges looks at every source file. `go test` repeats an old result as
+// long as no file has changed that the test itself has seen; what `go list`
+// sees, it cannot know.
+func noticeChanges(t *testing.T) {
+	t.Helper()
+	for _, dir := range []string{"../cmd", "../internal", "../go.mod"} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				_, err = os.Stat(path)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// short is a package's path as the tables have it.
+func short(importPath string) string {
+	return strings.TrimPrefix(importPath, module+"/")
+}
+
+func isOurs(importPath string) bool {
+	return importPath == module || strings.HasPrefix(importPath, module+"/")
+}
+
+func TestImportsPointDownwards(t *testing.T) {
+	layerOf := map[string]int{}
+	for i, layer := range layers {
+		for _, p := range layer.packages {
+			if _, twice := layerOf[p]; twice {
+				t.Errorf("%s is listed twice", p)
+			}
+			layerOf[p] = i
+		}
+	}
+	seen := map[string]bool{}
+	for _, p := range goList(t, nil, "./...") {
+		from := short(p.ImportPath)
+		seen[from] = true
+		if slices.Contains(testOnly, from) {
+			continue
+		}
+		layer, ok := layerOf[from]
+		if !ok {
+			t.Errorf("%s has no layer: add it to the table in internal/layers_test.go", from)
+			continue
+		}
+		for _, path := range p.Imports {
+			to := short(path)
+			if !isOurs(path) {
+				continue
+			}
+			if slices.Contains(testOnly, to) {
+				t.Errorf("%s imports %s, which is for tests only", from, to)
+				continue
+			}
+			if below, ok := layerOf[to]; ok && below <= layer {
+				t.Errorf("%s imports %s: %s", from, to, broken(layer, below))
+			}
+		}
+	}
+	for p := range layerOf {
+		if !seen[p] {
+			t.Errorf("%s has a layer but does not exist", p)
+		}
+	}
+}
+
+// broken words the rule that an import breaks.
+func broken(from, to int) string {
+	if from == to {
+		return fmt.Sprintf("packages of one layer do not know each other (%q)", layers[from].name)
+	}
+	return fmt.Sprintf("imports point downwards only, and %q is above %q", layers[to].name, layers[from].name)
+}
+
+func TestSoleImporters(t *testing.T) {
+	for _, p := range goList(t, nil, "./...") {
+		from := short(p.ImportPath)
+		if slices.Contains(testOnly, from) {
+			continue
+		}
+		for _, rule := range soleImporters {
+			if from == rule.owner {
+				continue
+			}
+			for _, path := range p.Imports {
+				if strings.HasPrefix(path, rule.library) {
+					t.Errorf("%s imports %s, which only %s may: %s", from, path, rule.owner, rule.why)
+				}
+			}
+		}
+	}
+}
+
+func TestHelperStaysLight(t *testing.T) {
+	for _, system := range []string{"linux", "darwin", "windows"} {
+		foreign := map[string]string{}
+		for _, p := range goList(t, []string{"GOOS=" + system, "CGO_ENABLED=0"}, "-deps", "./cmd/git-remote-cluster") {
+			switch {
+			case p.Standard && slices.Contains(helperWithout, p.ImportPath):
+				t.Errorf("on %s, git-remote-cluster depends on %s", system, p.ImportPath)
+			case !p.Standard && (p.Module == nil || !slices.Contains(helperModules, p.Module.Path)):
+				path := "no module"
+				if p.Module != nil {
+					path = p.Module.Path
+				}
+				foreign[path] = p.ImportPath
+			}
+		}
+		for path, example := range foreign {
+			t.Errorf("on %s, git-remote-cluster depends on %s of %s, which is not in the list of what it may be made of", system, example, path)
+		}
+	}
+}

@@ -1,0 +1,204 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/localsocket"
+	"gitcluster/internal/repository"
+)
+
+// A dataDir is everything a node keeps, in one directory:
+//
+//	node.toml        what the node knows of itself
+//	device/          its key
+//	incarnation      names this disk; a replaced disk gets another
+//	tls/             its credentials for the journal
+//	journal/         the embedded etcd server's data
+//	journal-servers  where the journal's voters were last seen
+//	repositories/    the replicas
+//	hooks/           what receive-pack calls
+//	lock             held by the node and by every Git process that writes
+type dataDir string
+
+func (d dataDir) path(parts ...string) string {
+	return filepath.Join(append([]string{string(d)}, parts...)...)
+}
+
+func (d dataDir) config() string { return d.path("node.toml") }
+
+// lock takes the directory for this process. A Git process of a former life may
+// hold it a moment longer than that life: it could still rename a lock file into
+// place, so nothing is touched before the last is gone.
+func (d dataDir) lock(ctx context.Context, log *slog.Logger) (*os.File, error) {
+	f, err := os.OpenFile(d.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	deadline := time.Now().Add(lockPatience)
+	for told := false; ; told = true {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		if !told {
+			log.Info("waiting for the data directory's lock", "path", f.Name())
+		}
+		t := time.NewTimer(50 * time.Millisecond)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			f.Close()
+			return nil, context.Cause(ctx)
+		}
+		if time.Now().After(deadline) {
+			f.Close()
+			return nil, cluster.WithHint(fmt.Errorf("the data directory %s is in use by another node or by a Git process of one", d),
+				"one data directory serves one node; stop the other one first")
+		}
+	}
+}
+
+// lockPatience is how long a start waits for the writers of a former life.
+const lockPatience = 20 * time.Second
+
+// installHooks makes the hooks that receive-pack calls: this very program under
+// their names.
+func (d dataDir) installHooks() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.path("hooks"), 0o700); err != nil {
+		return err
+	}
+	for _, name := range []string{localsocket.PreReceive, localsocket.ProcReceive} {
+		link := d.path("hooks", name)
+		if there, err := os.Readlink(link); err == nil && there == self {
+			continue
+		}
+		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Symlink(self, link); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A key is a device's identity.
+type key struct {
+	ssh.Signer
+	public string // its authorized_keys line
+}
+
+func (d dataDir) loadKey() (key, error) {
+	path := d.path("device", "id_ed25519")
+	info, err := os.Stat(path)
+	if err != nil {
+		return key{}, err
+	}
+	// A key that others can read is not a device's alone.
+	if info.Mode().Perm()&0o077 != 0 {
+		return key{}, cluster.WithHint(fmt.Errorf("%s may be read by others (mode %#o)", path, info.Mode().Perm()), "chmod 600 "+path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return key{}, err
+	}
+	signer, err := ssh.ParsePrivateKey(data)
+	if err != nil {
+		return key{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return key{signer, publicLine(signer.PublicKey())}, nil
+}
+
+func (d dataDir) createKey(comment string) (key, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return key{}, err
+	}
+	block, err := ssh.MarshalPrivateKey(private, comment)
+	if err != nil {
+		return key{}, err
+	}
+	if err := os.MkdirAll(d.path("device"), 0o700); err != nil {
+		return key{}, err
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		return key{}, err
+	}
+	k := key{signer, publicLine(signer.PublicKey())}
+	return k, errors.Join(
+		repository.WriteFile(d.path("device", "id_ed25519"), pem.EncodeToMemory(block), 0o600),
+		repository.WriteFile(d.path("device", "id_ed25519.pub"), []byte(k.public+" "+comment+"\n"), 0o644))
+}
+
+func publicLine(k ssh.PublicKey) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))
+}
+
+func (d dataDir) incarnation() (string, error) {
+	data, err := os.ReadFile(d.path("incarnation"))
+	return strings.TrimSpace(string(data)), err
+}
+
+func (d dataDir) servers() []string {
+	data, err := os.ReadFile(d.path("journal-servers"))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(data))
+}
+
+func (d dataDir) saveServers(servers []string) error {
+	return repository.WriteFile(d.path("journal-servers"), []byte(strings.Join(servers, "\n")+"\n"), 0o600)
+}
+
+// build makes a data directory beside its place and moves it there when it is
+// complete, so that a failed init or join leaves nothing.
+func build(dir string, fill func(dataDir) error) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return cluster.WithHint(fmt.Errorf("%s is not empty: %w", dir, cluster.ErrExists), "give another --data, or remove what is there")
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+"-new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := fill(dataDir(tmp)); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Rename(tmp, dir)
+}

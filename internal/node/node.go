@@ -1,0 +1,389 @@
+// Package node is the composition of a server: it opens a data directory, reaches
+// the journal, and serves.
+//
+// Entry points: [Init] makes a cluster and [Join] a further node; [Open] brings a
+// node to where it could serve and [Node.Serve] serves until its context ends.
+//
+// It promises that one data directory has one node at a time, that a node never
+// serves a journal that is not its cluster's, and that Serve returns only after
+// what was acknowledged is finished and every process it started is gone.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"gitcluster/internal/admin"
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/config"
+	"gitcluster/internal/engine"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/localsocket"
+	"gitcluster/internal/peer"
+	"gitcluster/internal/repository"
+	"gitcluster/internal/service"
+	"gitcluster/internal/shell"
+	"gitcluster/internal/sshserver"
+)
+
+// A Node is an open node.
+type Node struct {
+	dir     dataDir
+	self    *config.Self
+	key     key
+	log     *slog.Logger
+	lock    *os.File
+	member  *journal.Member
+	client  *journal.Client
+	journal *journal.Journal
+	members *journal.Members
+	cluster journal.ClusterRecord
+	rules   *rules
+	peers   *peer.Peers
+	engine  *engine.Engine
+	shell   *shell.Shell
+	service *service.Service
+	ssh     *sshserver.Server
+	sshLn   net.Listener
+	localLn *net.UnixListener
+	closed  sync.Once
+}
+
+// Open opens the node of a data directory: it waits for the directory's lock
+// and for the journal, and listens. The caller must call Serve or Close.
+func Open(ctx context.Context, dir, version string, log *slog.Logger) (n *Node, err error) {
+	n = &Node{dir: dataDir(dir), log: log}
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	if err := checkGit(ctx); err != nil {
+		return nil, err
+	}
+	if n.self, err = config.LoadSelf(n.dir.config()); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			err = cluster.WithHint(fmt.Errorf("%s holds no node", dir), "`git cluster init` makes a new cluster there, `git cluster join` a further node")
+		}
+		return nil, err
+	}
+	n.log = log.With("node", n.self.Name)
+	if n.lock, err = n.dir.lock(ctx, n.log); err != nil {
+		return nil, err
+	}
+	if n.key, err = n.dir.loadKey(); err != nil {
+		return nil, err
+	}
+	if n.member, n.client, err = n.dir.dial(ctx, n.self); err != nil {
+		return nil, err
+	}
+	n.journal = journal.New(n.client)
+	if len(n.self.Journal.Endpoints) == 0 {
+		n.members = journal.NewMembers(n.client, n.member)
+	}
+	if err := n.awaitJournal(ctx); err != nil {
+		return nil, err
+	}
+	incarnation, err := n.checkDisk(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n.rules = &rules{journal: n.journal, log: n.log, trusted: n.trusted()}
+	if _, err := n.rules.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.compose(incarnation, version); err != nil {
+		return nil, err
+	}
+	if n.sshLn, err = sshserver.Listen(n.self.SSH.Listen); err != nil {
+		return nil, err
+	}
+	if n.localLn, err = localsocket.Listen(string(n.dir)); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// compose makes the parts of the server, from the bottom up.
+func (n *Node) compose(incarnation, version string) error {
+	if err := n.dir.installHooks(); err != nil {
+		return err
+	}
+	socket, err := localsocket.Path(string(n.dir))
+	if err != nil {
+		return err
+	}
+	runner := &gitexec.Runner{Lock: n.lock}
+	store, err := repository.NewStore(n.dir.path("repositories"), runner)
+	if err != nil {
+		return err
+	}
+	if err := store.CleanUp(); err != nil {
+		return err
+	}
+	name := n.self.Name
+	n.peers = peer.New(name, n.self.Region, n.key.Signer, n.rules.Snapshot)
+	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log})
+	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
+		Hooks: n.dir.path("hooks"), Socket: socket, Log: n.log})
+	n.shell = &shell.Shell{Cluster: n.cluster.ID, Device: name, Service: n.service, Packs: n.engine, Rules: n.rules.Snapshot, Log: n.log,
+		Admin: &admin.Server{Cluster: n.cluster, Device: name, Version: version, Journal: n.journal, Members: n.members,
+			Engine: n.engine, Service: n.service, Rules: n.rules, Log: n.log}}
+	n.ssh, err = sshserver.New(sshserver.Options{HostKey: n.key.Signer, Authenticate: n.authenticate, Handler: n.shell,
+		JoinHandler: n.admitJoiner, Logger: n.log, Version: version})
+	return err
+}
+
+// Serve serves until the context ends, then finishes what was acknowledged and
+// refuses the rest. ready is called when everything listens.
+func (n *Node) Serve(ctx context.Context, ready func()) error {
+	defer n.Close()
+	run, stop := context.WithCancelCause(context.Background())
+	defer stop(nil)
+	failed := make(chan error, 8)
+	start := func(what string, f func(context.Context) error) {
+		go func() {
+			if err := f(run); err != nil && run.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", what, err)
+			}
+		}()
+	}
+	if n.members != nil {
+		start("journal membership", func(ctx context.Context) error {
+			n.members.Follow(ctx, n.rememberServers())
+			return nil
+		})
+	}
+	start("directory", n.rules.follow)
+	start("engine", n.engine.Run)
+	start("ssh", func(ctx context.Context) error { return n.ssh.Serve(ctx, n.sshLn) })
+	local := &localsocket.Server{Sessions: n.shell, Hooks: n.service, Admit: n.admitSession, Logger: n.log}
+	start("local socket", func(ctx context.Context) error { return local.Serve(ctx, n.localLn) })
+	n.log.Info("serving", "ssh", n.sshLn.Addr().String(), "cluster", n.cluster.Name)
+	ready()
+	var err error
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping", "cause", context.Cause(ctx).Error())
+	case err = <-failed:
+		n.log.Error("stopping", "error", err)
+	}
+	// New connections are refused; running commands get a while. The hooks'
+	// socket must outlive the pushes that need it.
+	grace, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	if stopErr := n.ssh.Shutdown(grace); stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) {
+		n.log.Warn("ssh shutdown", "error", stopErr)
+	}
+	if stopErr := local.Shutdown(grace); stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) {
+		n.log.Warn("local socket shutdown", "error", stopErr)
+	}
+	n.engine.Close(grace)
+	stop(cluster.ErrStopping)
+	return err
+}
+
+// stopGrace is how long running commands may take when the node stops.
+const stopGrace = 10 * time.Second
+
+// Close releases everything Open took. Serve does so itself.
+func (n *Node) Close() { n.closed.Do(n.close) }
+
+func (n *Node) close() {
+	if n.localLn != nil {
+		n.localLn.Close()
+	}
+	if n.sshLn != nil {
+		n.sshLn.Close()
+	}
+	if n.engine != nil {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		n.engine.Close(ended)
+	}
+	if n.peers != nil {
+		n.peers.Close()
+	}
+	if n.client != nil {
+		n.client.Close()
+	}
+	if n.member != nil {
+		n.member.Close()
+	}
+	if n.lock != nil {
+		n.lock.Close()
+	}
+}
+
+// authenticate says who holds a key; one not known yet may have been added a
+// moment ago.
+func (n *Node) authenticate(ctx context.Context, _ string, key ssh.PublicKey, remote netip.AddrPort) (cluster.Identity, error) {
+	id, err := n.rules.Snapshot().Authenticate(key, remote.Addr())
+	if err == nil {
+		return id, nil
+	}
+	now, refreshErr := n.rules.Refresh(ctx)
+	if refreshErr != nil {
+		return id, errors.Join(err, refreshErr)
+	}
+	return now.Authenticate(key, remote.Addr())
+}
+
+// admitSession checks a session that sshd has authenticated: it knows keys, but
+// not from where a device may come.
+func (n *Node) admitSession(_ context.Context, id cluster.Identity, remote netip.AddrPort) error {
+	return n.rules.Snapshot().Admit(id, remote.Addr())
+}
+
+// dial starts the embedded server, if this node has one, and makes a client.
+func (d dataDir) dial(ctx context.Context, self *config.Self) (*journal.Member, *journal.Client, error) {
+	j := self.Journal
+	if len(j.Endpoints) > 0 {
+		client, err := journal.Dial(j.Endpoints, j.TLS)
+		return nil, client, err
+	}
+	servers := d.servers()
+	if len(servers) == 0 {
+		servers = j.Servers
+	}
+	var member *journal.Member
+	if j.Peer != "" {
+		var err error
+		member, err = journal.StartMember(ctx, journal.MemberConfig{
+			Name: string(self.Name), Dir: d.path("journal"), TLS: d.path("tls"), Peer: j.Peer, Client: j.Client,
+			Cluster: self.ClusterID, Initial: j.Initial, Existing: j.Initial != "", Advertise: j.Advertise, Log: d.path("journal.log"),
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(servers) == 0 {
+			servers = []string{j.Client}
+		}
+	}
+	client, err := journal.Dial(servers, d.path("tls"))
+	if err != nil && member != nil {
+		member.Close()
+	}
+	return member, client, err
+}
+
+// awaitJournal waits until the journal answers, however long that takes: after a
+// power cut the other nodes may come up much later. It checks that the journal
+// is the one this node belongs to.
+func (n *Node) awaitJournal(ctx context.Context) error {
+	for tries := 0; ; tries++ {
+		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+		record, err := n.journal.Cluster(attempt)
+		cancel()
+		switch {
+		case err == nil && record.ID != n.self.ClusterID:
+			return cluster.WithHint(fmt.Errorf("%s belongs to cluster %s, and the journal is that of cluster %s (%q)", n.dir, n.self.ClusterID, record.ID, record.Name),
+				"a data directory cannot move to another cluster: start with an empty one and `git cluster join`")
+		case err == nil:
+			n.cluster = record
+			return nil
+		case errors.Is(err, cluster.ErrNotFound):
+			return cluster.WithHint(fmt.Errorf("the journal holds no cluster"), "check journal.endpoints in "+n.dir.config())
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		if tries%5 == 0 {
+			n.log.Warn("waiting for the journal", "error", err)
+		}
+		t := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// checkDisk compares this disk with the one that joined.
+func (n *Node) checkDisk(ctx context.Context) (string, error) {
+	mine, err := n.dir.incarnation()
+	if err != nil {
+		return "", err
+	}
+	theirs, err := n.journal.Incarnation(ctx, n.self.Name)
+	if err != nil {
+		return "", err
+	}
+	if mine != theirs {
+		return "", cluster.WithHint(fmt.Errorf("the disk of node %q has been replaced since it joined (this one is %s, the cluster knows %s)", n.self.Name, mine, theirs),
+			"start the node on its own data directory, or join again under another name")
+	}
+	return mine, nil
+}
+
+// rememberServers writes down where the journal's voters are, for the next
+// start.
+func (n *Node) rememberServers() func([]string) {
+	last := n.dir.servers()
+	return func(urls []string) {
+		var servers []string
+		for _, u := range urls {
+			servers = append(servers, strings.TrimPrefix(u, "https://"))
+		}
+		if len(servers) == 0 || slices.Equal(servers, last) {
+			return
+		}
+		if err := n.dir.saveServers(servers); err != nil {
+			n.log.Warn("remember the journal's servers", "error", err)
+			return
+		}
+		last = servers
+	}
+}
+
+func (n *Node) trusted() []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range n.cluster.Trusted {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			n.log.Warn("trusted network ignored", "network", text, "error", err)
+			continue
+		}
+		all = append(all, p)
+	}
+	if n.cluster.Trusted != nil && all == nil {
+		return []netip.Prefix{} // only unreadable ones: trust none rather than the default
+	}
+	return all
+}
+
+// checkGit refuses a Git that lacks what the engine relies on: proc-receive hooks
+// (2.29), update-ref transactions (2.27), core.fsync (2.36).
+func checkGit(ctx context.Context) error {
+	out, err := new(gitexec.Runner).Output(ctx, gitcmd.Version(), nil)
+	if err != nil {
+		return cluster.WithHint(fmt.Errorf("run git: %w", err), "install Git 2.36 or newer")
+	}
+	words := strings.Fields(string(out)) // "git version 2.39.5 (Apple Git-154)"
+	if len(words) >= 3 {
+		parts := strings.SplitN(words[2], ".", 3)
+		if len(parts) >= 2 {
+			major, err1 := strconv.Atoi(parts[0])
+			minor, err2 := strconv.Atoi(parts[1])
+			if err1 == nil && err2 == nil && (major > 2 || major == 2 && minor >= 36) {
+				return nil
+			}
+		}
+	}
+	return cluster.WithHint(fmt.Errorf("%s is too old", strings.TrimSpace(string(out))), "install Git 2.36 or newer")
+}

@@ -1,0 +1,53 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"gitcluster/internal/access"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/share"
+)
+
+// rules keeps the directory of the journal as an access snapshot.
+type rules struct {
+	journal *journal.Journal
+	trusted []netip.Prefix
+	log     *slog.Logger
+	now     atomic.Pointer[access.Directory]
+	reads   share.Call[*access.Directory]
+}
+
+// Snapshot returns the rules as last heard of.
+func (r *rules) Snapshot() *access.Directory { return r.now.Load() }
+
+// Refresh reads the rules from the journal. Callers share reads, so that a
+// stranger who tries many keys causes few.
+func (r *rules) Refresh(ctx context.Context) (*access.Directory, error) {
+	return r.reads.Do(ctx, func() (*access.Directory, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		d, err := r.journal.Directory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return r.set(d), nil
+	})
+}
+
+// follow keeps the snapshot current until the context ends.
+func (r *rules) follow(ctx context.Context) error {
+	return r.journal.WatchDirectory(ctx, func(d journal.Directory) { r.set(d) })
+}
+
+func (r *rules) set(d journal.Directory) *access.Directory {
+	now := access.NewDirectory(d.Devices, d.Users, d.Grants, r.trusted)
+	for _, problem := range now.Problems() {
+		r.log.Warn("directory record ignored", "error", problem)
+	}
+	r.now.Store(now)
+	return now
+}

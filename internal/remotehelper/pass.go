@@ -1,0 +1,143 @@
+package remotehelper
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+)
+
+// teardown is how long the exit status may lag behind the end of the service's
+// output. By then Git has everything it will get.
+const teardown = time.Second
+
+// pass copies both ways until the service's output ends. spoke is closed when
+// nobody else reads from h.in any more.
+func (h *helper) pass(ctx context.Context, service Service, stream Stream, spoke <-chan struct{}) error {
+	stop := context.AfterFunc(ctx, func() { stream.Close() })
+	defer stop()
+
+	unread := make(chan struct{})
+	go func() {
+		<-spoke
+		h.passUp(stream)
+		// Git has said all it will. If it does not listen either, then it has
+		// what it wanted, or is dead. A push is left to end by itself.
+		if service.ReadsOnly() && waitUnread(h.out) {
+			close(unread)
+			stream.Close()
+		}
+	}()
+
+	var told tally
+	_, err := io.CopyBuffer(io.MultiWriter(onlyWriter{h.out}, &told), onlyReader{stream}, make([]byte, bufferSize))
+	select {
+	case <-unread:
+		return nil
+	default:
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	var w writeError
+	if errors.As(err, &w) {
+		return ErrGitGone
+	}
+
+	type ending struct {
+		status int
+		err    error
+	}
+	ended := make(chan ending, 1)
+	go func() {
+		status, err := stream.Wait()
+		ended <- ending{status, err}
+	}()
+	late := time.NewTimer(teardown)
+	defer late.Stop()
+	select {
+	case e := <-ended:
+		return told.verdict(service, e.status, e.err)
+	case <-late.C:
+		return told.verdict(service, -1, errNoEnding)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+var errNoEnding = errors.New("the service closed its output but did not end")
+
+// passUp copies what Git says to the service, and then that this was all. When
+// the service takes no more, its output will end soon, which ends pass.
+func (h *helper) passUp(stream Stream) {
+	if _, err := io.CopyBuffer(onlyWriter{stream}, onlyReader{h.in}, make([]byte, bufferSize)); err == nil {
+		stream.CloseWrite()
+	}
+}
+
+// A tally remembers how much the service said and its last four bytes.
+type tally struct {
+	bytes int64
+	last  [4]byte
+}
+
+func (t *tally) Write(p []byte) (int, error) {
+	t.bytes += int64(len(p))
+	if len(p) >= len(t.last) {
+		copy(t.last[:], p[len(p)-len(t.last):])
+	} else {
+		copy(t.last[:], t.last[len(p):])
+		copy(t.last[len(t.last)-len(p):], p)
+	}
+	return len(p), nil
+}
+
+// verdict decides whether the service has failed, from how its output ended.
+//
+// Git itself notices every answer that is cut short: each of its services ends
+// its answer with a flush packet ("0000"), or its pack with a checksum. So Git
+// needs no status from us to detect a failure, but it does believe one: it
+// deletes a fresh clone, or reports a push that has landed as failed. Therefore
+// a status, or the lack of one, that comes after a flush is taken for noise of
+// the teardown: the server's process was killed after its work, a wrapper
+// failed, the connection was reset. Before a flush it is passed on, so that a
+// failure is never hidden where the answer is not whole.
+func (t *tally) verdict(service Service, status int, err error) error {
+	switch {
+	case err == nil && status == 0:
+		return nil
+	case string(t.last[:]) == "0000":
+		return nil
+	case err == nil:
+		return &StatusError{Service: service, Status: status}
+	}
+	return err
+}
+
+// writeError marks an error of Git's side of a copy.
+type writeError struct{ error }
+
+// onlyWriter hides ReadFrom, by which io.Copy would go round the buffer given to
+// it: os.File's tries a system call that pipes and sockets of ours never suit.
+type onlyWriter struct{ w io.Writer }
+
+func (o onlyWriter) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil {
+		err = writeError{err}
+	}
+	return n, err
+}
+
+// onlyReader hides WriteTo, likewise.
+type onlyReader struct{ r io.Reader }
+
+func (o onlyReader) Read(p []byte) (int, error) { return o.r.Read(p) }
+
+// waitUnread waits until nobody can read what is written to out. It returns
+// false where that cannot be told.
+func waitUnread(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && pollUnread(f)
+}

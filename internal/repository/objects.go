@@ -1,0 +1,167 @@
+package repository
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
+)
+
+// Closed reports whether every object that wants reach is here, taking for
+// granted that everything haves reach is. A tip alone proves nothing: an
+// interrupted unpack leaves one without its history.
+func (r *Repository) Closed(ctx context.Context, wants, haves []cluster.OID) (bool, error) {
+	return r.closed(ctx, wants, haves, "")
+}
+
+// WritePack writes a thin pack of what wants reach and haves do not. Haves
+// that are not here are passed over: they only make the pack smaller.
+func (r *Repository) WritePack(ctx context.Context, wants, haves []cluster.OID, w io.Writer) error {
+	known, err := r.present(ctx, haves)
+	if err != nil {
+		return err
+	}
+	return r.run.Run(ctx, gitcmd.PackObjects(r.Dir), gitexec.IO{Stdin: revisions(wants, known), Stdout: w})
+}
+
+// ReadPack stores the pack that comes from rd, after finding the history of
+// wants complete with it; haves are values whose history is known to be
+// complete here. On an error nothing has been stored. On success the objects
+// are synced to disk.
+func (r *Repository) ReadPack(ctx context.Context, rd io.Reader, wants, haves []cluster.OID) error {
+	in := bufio.NewReaderSize(rd, 64<<10)
+	count, err := packCount(in)
+	if err != nil {
+		return err
+	}
+	if count == 0 {
+		io.Copy(io.Discard, in)
+		return r.mustBeClosed(ctx, wants, haves, "")
+	}
+	quarantine, err := os.MkdirTemp(filepath.Join(r.Dir, "objects"), "incoming-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(quarantine)
+	if err := r.run.Run(ctx, gitcmd.IndexPack(r.Dir, quarantine), gitexec.IO{Stdin: in}); err != nil {
+		return err
+	}
+	if err := r.mustBeClosed(ctx, wants, haves, quarantine); err != nil {
+		return err
+	}
+	return r.admit(quarantine)
+}
+
+// CheckValue reports what Git would say against giving the ref its new value:
+// that there is no such object, or that a branch must be a commit.
+func (r *Repository) CheckValue(ctx context.Context, u cluster.RefUpdate) error {
+	out, err := r.run.Output(ctx, gitcmd.CheckObjects(r.Dir), revisions([]cluster.OID{u.New}, nil))
+	if err != nil {
+		return err
+	}
+	switch _, kind, _ := strings.Cut(strings.TrimSpace(string(out)), " "); {
+	case kind == "missing":
+		return fmt.Errorf("trying to write ref '%s' with nonexistent object %s", u.Ref, u.New)
+	case u.Ref.IsBranch() && kind != "commit":
+		return fmt.Errorf("trying to write non-commit object %s to branch '%s'", u.New, u.Ref)
+	}
+	return nil
+}
+
+// admit moves the packs of a quarantine into the repository.
+func (r *Repository) admit(quarantine string) error {
+	from, to := filepath.Join(quarantine, "pack"), filepath.Join(r.Dir, "objects", "pack")
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	// A pack is in use as soon as its index is there, so that goes last.
+	for _, last := range []bool{false, true} {
+		for _, e := range entries {
+			name := e.Name()
+			if !strings.HasPrefix(name, "pack-") || strings.HasSuffix(name, ".idx") != last {
+				continue
+			}
+			if err := os.Rename(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return r.SyncObjects()
+}
+
+func (r *Repository) mustBeClosed(ctx context.Context, wants, haves []cluster.OID, quarantine string) error {
+	ok, err := r.closed(ctx, wants, haves, quarantine)
+	if err == nil && !ok {
+		err = fmt.Errorf("the history of %d wanted objects is not complete: %w", len(wants), cluster.ErrNoReplica)
+	}
+	return err
+}
+
+func (r *Repository) closed(ctx context.Context, wants, haves []cluster.OID, quarantine string) (bool, error) {
+	if len(wants) == 0 {
+		return true, nil
+	}
+	err := r.run.Run(ctx, gitcmd.RevList(r.Dir, quarantine), gitexec.IO{Stdin: revisions(wants, haves)})
+	if context.Cause(ctx) != nil {
+		return false, context.Cause(ctx)
+	}
+	if exit, ok := err.(*gitexec.ExitError); ok && exit.Status > 0 {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// present returns those of oids that are in the repository.
+func (r *Repository) present(ctx context.Context, oids []cluster.OID) ([]cluster.OID, error) {
+	if len(oids) == 0 {
+		return nil, nil
+	}
+	out, err := r.run.Output(ctx, gitcmd.CheckObjects(r.Dir), revisions(oids, nil))
+	if err != nil {
+		return nil, err
+	}
+	var here []cluster.OID
+	for line := range strings.Lines(string(out)) {
+		oid, kind, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if kind != "missing" {
+			here = append(here, cluster.OID(oid))
+		}
+	}
+	return here, nil
+}
+
+func revisions(wants, haves []cluster.OID) io.Reader {
+	var b strings.Builder
+	for _, oid := range wants {
+		b.WriteString(string(oid) + "\n")
+	}
+	for _, oid := range haves {
+		b.WriteString("^" + string(oid) + "\n")
+	}
+	return strings.NewReader(b.String())
+}
+
+// packCount returns the number of objects in the pack that starts at in,
+// without consuming it (gitformat-pack(5)).
+func packCount(in *bufio.Reader) (uint32, error) {
+	head, err := in.Peek(12)
+	if err != nil {
+		return 0, fmt.Errorf("read pack: %w", err)
+	}
+	if string(head[:4]) != "PACK" {
+		return 0, fmt.Errorf("read pack: it starts with %q", head[:4])
+	}
+	return binary.BigEndian.Uint32(head[8:]), nil
+}

@@ -1,0 +1,126 @@
+package repository
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"gitcluster/internal/cluster"
+)
+
+// A RefTable is all refs of a repository in memory, with what the engine must
+// know of them in time that does not grow with their number: a ref's value,
+// whether a name would clash with another, and the digest. It is not safe for
+// concurrent use.
+type RefTable struct {
+	refs    map[cluster.RefName]cluster.OID
+	folders map[string]int               // how many refs are below each folder
+	folded  map[string][]cluster.RefName // names by their lower-case form; almost always one
+	head    cluster.RefName
+	digest  cluster.Digest
+}
+
+// NewRefTable returns a table without refs or HEAD.
+func NewRefTable() *RefTable {
+	return &RefTable{
+		refs:    map[cluster.RefName]cluster.OID{},
+		folders: map[string]int{},
+		folded:  map[string][]cluster.RefName{},
+	}
+}
+
+// Get returns a ref's value, or "" if there is none.
+func (t *RefTable) Get(ref cluster.RefName) cluster.OID { return t.refs[ref] }
+
+// Len returns the number of refs.
+func (t *RefTable) Len() int { return len(t.refs) }
+
+// CountBelow returns the number of refs below a folder such as "refs/heads".
+func (t *RefTable) CountBelow(folder string) int { return t.folders[folder] }
+
+// Head returns HEAD's target.
+func (t *RefTable) Head() cluster.RefName { return t.head }
+
+// Digest returns the digest of all refs and HEAD.
+func (t *RefTable) Digest() cluster.Digest { return t.digest }
+
+// Values calls yield with the value of every ref, in no order, until it
+// returns false.
+func (t *RefTable) Values(yield func(cluster.RefName, cluster.OID) bool) { maps.All(t.refs)(yield) }
+
+// Set gives ref the value, or removes it if the value is zero.
+func (t *RefTable) Set(ref cluster.RefName, value cluster.OID) {
+	if value.IsZero() {
+		t.remove(ref)
+		return
+	}
+	t.set(ref, value)
+}
+
+// SetHead changes HEAD's target.
+func (t *RefTable) SetHead(head cluster.RefName) {
+	t.digest.MoveHead(t.head, head)
+	t.head = head
+}
+
+// Clash says which existing ref makes the name impossible: a folder of the
+// name that is a ref, a ref below the name, or a ref that differs only in
+// case, which a replica on a case-insensitive file system could not hold.
+func (t *RefTable) Clash(ref cluster.RefName) (other cluster.RefName, why string) {
+	if _, exists := t.refs[ref]; exists {
+		return "", ""
+	}
+	for i := len(ref) - 1; i > 0; i-- {
+		if ref[i] == '/' {
+			if _, ok := t.refs[ref[:i]]; ok {
+				return ref[:i], fmt.Sprintf("'%s' exists", ref[:i])
+			}
+		}
+	}
+	if t.folders[string(ref)] > 0 {
+		return ref, fmt.Sprintf("there are refs below '%s'", ref)
+	}
+	if same := t.folded[strings.ToLower(string(ref))]; len(same) > 0 {
+		return same[0], fmt.Sprintf("differs only in case from '%s'", same[0])
+	}
+	return "", ""
+}
+
+func (t *RefTable) set(ref cluster.RefName, value cluster.OID) {
+	if old, ok := t.refs[ref]; ok {
+		t.digest.Remove(string(ref), string(old))
+	} else {
+		for i, c := range ref {
+			if c == '/' {
+				t.folders[string(ref[:i])]++
+			}
+		}
+		low := strings.ToLower(string(ref))
+		t.folded[low] = append(t.folded[low], ref)
+	}
+	t.refs[ref] = value
+	t.digest.Add(string(ref), string(value))
+}
+
+func (t *RefTable) remove(ref cluster.RefName) {
+	old, ok := t.refs[ref]
+	if !ok {
+		return
+	}
+	t.digest.Remove(string(ref), string(old))
+	delete(t.refs, ref)
+	for i, c := range ref {
+		if c == '/' {
+			if t.folders[string(ref[:i])]--; t.folders[string(ref[:i])] == 0 {
+				delete(t.folders, string(ref[:i]))
+			}
+		}
+	}
+	low := strings.ToLower(string(ref))
+	if same := t.folded[low]; len(same) == 1 {
+		delete(t.folded, low)
+	} else {
+		t.folded[low] = slices.DeleteFunc(slices.Clone(same), func(name cluster.RefName) bool { return name == ref })
+	}
+}

@@ -1,0 +1,104 @@
+package repository
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"gitcluster/internal/cluster"
+)
+
+// Git syncs the files it writes but no directory, so a power loss can take
+// away the name of a file whose contents are safe. Everything here exists to
+// close that gap before the engine promises anything.
+
+// WriteFile replaces the file at path with data so that a crash leaves the old
+// contents or the new, and syncs both the file and its directory.
+func WriteFile(path string, data []byte, mode os.FileMode) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDirs(dir)
+}
+
+// SyncRefs syncs the directories that changes of these refs have touched.
+func (r *Repository) SyncRefs(updates []cluster.RefUpdate) error {
+	dirs := map[string]bool{r.Dir: true, filepath.Join(r.Dir, "refs"): true}
+	for _, u := range updates {
+		for dir := filepath.Dir(string(u.Ref)); dir != "." && dir != "refs"; dir = filepath.Dir(dir) {
+			path := filepath.Join(r.Dir, dir)
+			if dirs[path] {
+				break
+			}
+			dirs[path] = true
+		}
+	}
+	for dir := range dirs {
+		// Git removes a folder with its last ref, and a ref may have taken its
+		// place; the parent, synced too, records that.
+		if err := syncDirs(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return err
+		}
+	}
+	return nil
+}
+
+// SyncObjects syncs the directories that hold packs.
+func (r *Repository) SyncObjects() error {
+	return syncDirs(filepath.Join(r.Dir, "objects", "pack"), filepath.Join(r.Dir, "objects"))
+}
+
+func syncDirs(dirs ...string) error {
+	for _, dir := range dirs {
+		if err := syncPath(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncFile(path, dir string) error {
+	if err := syncPath(path); err != nil {
+		return err
+	}
+	return syncPath(dir)
+}
+
+func syncTree(root string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return syncPath(path)
+	})
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}

@@ -1,0 +1,239 @@
+package service
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/engine"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/localsocket"
+	"gitcluster/internal/procreceive"
+)
+
+// A push is one receive-pack in progress, between its start and its end.
+type push struct {
+	service *Service
+	id      string
+	actor   cluster.Identity
+	repo    cluster.Repo
+	dir     string
+	cancel  context.CancelCauseFunc // ends receive-pack, and with it the connection
+
+	mu       sync.Mutex
+	asked    []cluster.RefUpdate        // all commands, as pre-receive saw them
+	policy   map[cluster.RefName]string // what pre-receive decided to refuse
+	decided  bool
+	accepted int
+}
+
+// ReceivePack serves a push. A repository that does not exist is created for
+// somebody who may; if nothing comes of the push it is removed again.
+func (s *Service) ReceivePack(ctx context.Context, q Request) error {
+	start := time.Now()
+	p, err := s.receive(ctx, q)
+	accepted := 0
+	if p != nil {
+		accepted = p.accepted
+	}
+	s.Log.Info("request", "service", "receive-pack", "repo", q.Repo, "identity", q.Identity.String(), "refs", accepted,
+		"took", time.Since(start).Round(time.Microsecond), "error", errText(err))
+	return err
+}
+
+func (s *Service) receive(ctx context.Context, q Request) (*push, error) {
+	at, err := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleWrite, cluster.Current)
+	created := false
+	if errors.Is(err, cluster.ErrNotFound) && s.mayCreate(ctx, q.Identity, q.Repo) {
+		at, err = s.Create(ctx, q.Identity, cluster.Repo{Name: q.Repo})
+		if errors.Is(err, cluster.ErrExists) {
+			// Somebody else was first, or the name itself is impossible.
+			if other, resolveErr := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleWrite, cluster.Current); resolveErr == nil {
+				at, err = other, nil
+			}
+		} else if err == nil {
+			created = true
+			if q.Tell != nil {
+				q.Tell(fmt.Sprintf("Created the repository %q.", q.Repo))
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	view, err := s.Engine.Sync(ctx, at, q.Tell)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p := &push{service: s, id: journal.NewID(), actor: q.Identity, repo: at.Repo, dir: view.Dir, cancel: cancel}
+	token := rand.Text()
+	s.mu.Lock()
+	s.pushes[token] = p
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.pushes, token)
+		s.mu.Unlock()
+	}()
+	command := gitcmd.ReceivePack(view.Dir, q.Protocol, gitcmd.Push{Hooks: s.Hooks, Socket: s.Socket, Token: token})
+	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
+	if created && p.accepted == 0 {
+		// Nothing came of it. The condition on the head keeps what somebody
+		// else may have pushed meanwhile.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if _, err := s.Journal.DeleteIfEmpty(ctx, at.Repo, at.Head); err != nil {
+			s.Log.Warn("remove the repository of a failed first push", "repo", q.Repo, "error", err)
+		}
+	}
+	return p, err
+}
+
+// ServeHook answers a hook of a push in progress. A hook with a token that no
+// push has is refused: it was started by hand, or outlived its push.
+func (s *Service) ServeHook(ctx context.Context, q localsocket.HookRequest, stdin io.Reader, stdout, stderr io.Writer) int {
+	p := s.pushOf(q.Push)
+	if p == nil {
+		fmt.Fprintln(stderr, "# this hook belongs to no push in progress")
+		return 1
+	}
+	var err error
+	switch q.Hook {
+	case "pre-receive":
+		err = p.preReceive(ctx, q, stdin)
+	case "proc-receive":
+		err = procreceive.Serve(stdin, stdout, func(r procreceive.Request) ([]cluster.RefResult, error) { return p.decide(ctx, r) })
+	default:
+		err = fmt.Errorf("unknown hook %q", q.Hook)
+	}
+	if err != nil {
+		s.Log.Warn("hook failed", "hook", q.Hook, "repo", p.repo.Name, "error", err)
+		fmt.Fprintf(stderr, "# %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// pushOf finds the push a token belongs to. Whoever has the token could speak
+// for the push, so the time this takes must not tell how much of one is right.
+func (s *Service) pushOf(token string) (found *push) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for t, p := range s.pushes {
+		if subtle.ConstantTimeCompare([]byte(t), []byte(token)) == 1 {
+			found = p
+		}
+	}
+	return found
+}
+
+// preReceive notes all commands of the push and decides what policy refuses,
+// while the objects are still in quarantine.
+func (p *push) preReceive(ctx context.Context, q localsocket.HookRequest, stdin io.Reader) error {
+	updates, err := procreceive.ReadCommands(stdin)
+	if err != nil {
+		return err
+	}
+	quarantine := q.Env["GIT_QUARANTINE_PATH"]
+	if quarantine != "" && !within(filepath.Join(p.dir, "objects"), quarantine) {
+		return fmt.Errorf("the quarantine %q is not in the repository", quarantine)
+	}
+	policy := map[cluster.RefName]string{}
+	for _, u := range updates {
+		switch {
+		case u.New.IsZero() && p.repo.DenyDeletes:
+			policy[u.Ref] = "deletion prohibited"
+		case p.repo.DenyNonFF && u.Ref.IsBranch() && !u.New.IsZero() && !u.Old.IsZero():
+			err := p.service.Run.Run(ctx, gitcmd.IsAncestor(p.dir, quarantine, u.Old, u.New), gitexec.IO{})
+			if err != nil {
+				policy[u.Ref] = "non-fast-forward"
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked, p.policy = updates, policy
+	return nil
+}
+
+// decide makes what Git and policy let through part of the journal.
+func (p *push) decide(ctx context.Context, q procreceive.Request) ([]cluster.RefResult, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.decided {
+		return nil, errors.New("a second decision on one push")
+	}
+	p.decided = true
+	refused := map[cluster.RefName]string{}
+	for _, u := range q.Updates {
+		if why := p.policy[u.Ref]; why != "" {
+			refused[u.Ref] = why
+		}
+	}
+	// Git withholds from this hook what it has refused itself; an atomic push
+	// of which something is missing here fails whole.
+	if q.Atomic && (len(refused) > 0 || len(q.Updates) < len(p.asked)) {
+		return answer(q.Updates, refused, "atomic push failure", nil), nil
+	}
+	var rest []cluster.RefUpdate
+	for _, u := range q.Updates {
+		if refused[u.Ref] == "" {
+			rest = append(rest, u)
+		}
+	}
+	var results []cluster.RefResult
+	if len(rest) > 0 {
+		var err error
+		results, err = p.service.Engine.Commit(ctx, p.repo.ID, engine.Push{ID: p.id, Actor: p.actor, Updates: rest, Atomic: q.Atomic})
+		if errors.Is(err, engine.ErrUnclear) {
+			// A failing hook would make Git tell the client "ng", which may be a
+			// lie. Ending the connection says what is true: nobody knows.
+			p.cancel(err)
+			return nil, err
+		}
+		if err != nil {
+			return answer(q.Updates, nil, errText(err), nil), nil
+		}
+	}
+	for _, r := range results {
+		if r.Refused == "" {
+			p.accepted++
+		}
+	}
+	return answer(q.Updates, refused, "", results), nil
+}
+
+// answer joins the engine's results with what was refused before it was asked,
+// in the order of the updates.
+func answer(updates []cluster.RefUpdate, refused map[cluster.RefName]string, otherwise string, results []cluster.RefResult) []cluster.RefResult {
+	var all []cluster.RefResult
+	for _, u := range updates {
+		r := cluster.RefResult{Ref: u.Ref, Refused: otherwise}
+		if why := refused[u.Ref]; why != "" {
+			r.Refused = why
+		} else if otherwise == "" {
+			r, results = results[0], results[1:]
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// within reports whether path, with symbolic links resolved, is below dir.
+func within(dir, path string) bool {
+	dir, err1 := filepath.EvalSymlinks(dir)
+	path, err2 := filepath.EvalSymlinks(path)
+	return err1 == nil && err2 == nil && strings.HasPrefix(path, dir+string(filepath.Separator))
+}

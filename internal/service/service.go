@@ -1,0 +1,206 @@
+// Package service is one authorized request on one repository: who asks, for
+// what, and the Git process that answers, on a replica that was brought up to
+// date first.
+//
+// Entry points: [Service.UploadPack], [Service.UploadArchive] and
+// [Service.ReceivePack] serve Git's protocols; [Service.Sync] is the
+// synchronization alone; [Service.ServeHook] is where the hooks of a push in
+// progress report.
+//
+// It promises that no front reaches a repository without passing its
+// authorization and the engine's synchronization, and that somebody who may not
+// read a repository cannot tell it from one that does not exist.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"gitcluster/internal/access"
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/engine"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
+	"gitcluster/internal/journal"
+)
+
+// A Directory gives the current rules of access.
+type Directory interface {
+	// Snapshot returns the rules as last heard of.
+	Snapshot() *access.Directory
+	// Refresh returns the rules after everything that was changed before the call.
+	Refresh(ctx context.Context) (*access.Directory, error)
+}
+
+// Options are what a service works with.
+type Options struct {
+	Device    cluster.DeviceName
+	Engine    *engine.Engine
+	Journal   *journal.Journal
+	Directory Directory
+	Run       *gitexec.Runner
+	Hooks     string // directory of the hooks that report to ServeHook
+	Socket    string // where they find this node
+	Log       *slog.Logger
+}
+
+// A Service serves requests. Its methods are safe for concurrent use.
+type Service struct {
+	Options
+	mu     sync.Mutex
+	pushes map[string]*push // by token
+}
+
+// New returns a service.
+func New(o Options) *Service {
+	return &Service{Options: o, pushes: map[string]*push{}}
+}
+
+// A Request is a Git protocol exchange with a client.
+type Request struct {
+	Identity  cluster.Identity
+	Repo      cluster.RepoName
+	Protocol  string // GIT_PROTOCOL as the client set it
+	Freshness cluster.Freshness
+	Stdin     io.Reader
+	Stdout    io.Writer
+	Stderr    io.Writer
+	Tell      func(string) // lines for the person who waits; may be nil
+}
+
+// UploadPack serves a fetch.
+func (s *Service) UploadPack(ctx context.Context, q Request) error {
+	return s.read(ctx, q, "upload-pack", func(dir string) gitcmd.Command { return gitcmd.UploadPack(dir, q.Protocol) })
+}
+
+// UploadArchive serves `git archive --remote`.
+func (s *Service) UploadArchive(ctx context.Context, q Request) error {
+	return s.read(ctx, q, "upload-archive", gitcmd.UploadArchive)
+}
+
+func (s *Service) read(ctx context.Context, q Request, what string, command func(dir string) gitcmd.Command) error {
+	start := time.Now()
+	view, err := s.view(ctx, q)
+	if err == nil {
+		if view.Stale && q.Tell != nil {
+			q.Tell(fmt.Sprintf("This may be stale: version %d of %q as %q has it, not compared with the journal.", view.Applied.Version, q.Repo, s.Device))
+		}
+		err = s.Run.Run(ctx, command(view.Dir), gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
+	}
+	s.Log.Info("request", "service", what, "repo", q.Repo, "identity", q.Identity.String(), "version", view.Applied.Version,
+		"waited", view.Waited.Round(time.Microsecond), "took", time.Since(start).Round(time.Microsecond), "error", errText(err))
+	return err
+}
+
+func (s *Service) view(ctx context.Context, q Request) (engine.View, error) {
+	at, err := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleRead, q.Freshness)
+	if err != nil {
+		return engine.View{}, err
+	}
+	return s.Engine.Sync(ctx, at, q.Tell)
+}
+
+// Synced is what a client learns from a synchronization on its own.
+type Synced struct {
+	Position cluster.Position
+	Waited   time.Duration
+}
+
+// Sync brings the replica up to date for a reader, or for somebody who is about
+// to push. A repository that does not exist is no error for one who may create it.
+func (s *Service) Sync(ctx context.Context, id cluster.Identity, name cluster.RepoName, write bool, tell func(string)) (Synced, error) {
+	role := cluster.RoleRead
+	if write {
+		role = cluster.RoleWrite
+	}
+	at, err := s.resolve(ctx, id, name, role, cluster.Current)
+	if errors.Is(err, cluster.ErrNotFound) && write && s.mayCreate(ctx, id, name) {
+		return Synced{}, s.Journal.NameClash(ctx, name)
+	}
+	if err != nil {
+		return Synced{}, err
+	}
+	view, err := s.Engine.Sync(ctx, at, tell)
+	return Synced{Position: view.Applied, Waited: view.Waited}, err
+}
+
+// Create makes a repository for somebody who may.
+func (s *Service) Create(ctx context.Context, id cluster.Identity, repo cluster.Repo) (engine.Resolved, error) {
+	if !s.mayCreate(ctx, id, repo.Name) {
+		return engine.Resolved{}, fmt.Errorf("you may not create the repository %q: %w", repo.Name, cluster.ErrDenied)
+	}
+	repo.ID = cluster.RepoID(journal.NewID())
+	if repo.Format == "" {
+		repo.Format = cluster.SHA1
+	}
+	if repo.InitialHead == "" {
+		repo.InitialHead = "refs/heads/main"
+	}
+	repo.Created, repo.CreatedBy, repo.CreatedOnNode = time.Now().UTC(), id.String(), s.Device
+	return s.Engine.Create(ctx, repo)
+}
+
+// Resolve finds a repository for somebody who must have the role on it.
+func (s *Service) Resolve(ctx context.Context, id cluster.Identity, name cluster.RepoName, role cluster.Role) (engine.Resolved, error) {
+	return s.resolve(ctx, id, name, role, cluster.Current)
+}
+
+func (s *Service) resolve(ctx context.Context, id cluster.Identity, name cluster.RepoName, need cluster.Role, f cluster.Freshness) (engine.Resolved, error) {
+	at, err := s.Engine.Resolve(ctx, name, f)
+	switch {
+	case errors.Is(err, cluster.ErrNotFound):
+		return at, notFound(name)
+	case err != nil:
+		return at, err
+	}
+	has := s.Directory.Snapshot().Role(id, &at.Repo)
+	if has < need && f == cluster.Current {
+		// The rules heard of may be older than a grant just made.
+		if rules, err := s.Directory.Refresh(ctx); err == nil {
+			has = rules.Role(id, &at.Repo)
+		}
+	}
+	switch {
+	case has >= need:
+		return at, nil
+	case has == cluster.RoleNone:
+		return at, notFound(name)
+	}
+	return at, cluster.WithHint(fmt.Errorf("%s may %s %q but not %s it: %w", id, has, name, need, cluster.ErrDenied),
+		fmt.Sprintf("an administrator can allow it: git cluster grant %s %s %s", subject(id), need, name))
+}
+
+func (s *Service) mayCreate(ctx context.Context, id cluster.Identity, name cluster.RepoName) bool {
+	repo := &cluster.Repo{Name: name}
+	if s.Directory.Snapshot().Role(id, repo) >= cluster.RoleAdmin {
+		return true
+	}
+	rules, err := s.Directory.Refresh(ctx)
+	return err == nil && rules.Role(id, repo) >= cluster.RoleAdmin
+}
+
+func subject(id cluster.Identity) string {
+	if id.User != "" {
+		return string(id.User)
+	}
+	return id.String()
+}
+
+// notFound is the same for a repository that is not there and for one that the
+// asker may not know of.
+func notFound(name cluster.RepoName) error {
+	return cluster.WithHint(fmt.Errorf("repository %q: %w, or you may not read it", name, cluster.ErrNotFound),
+		"`git cluster repo list` shows those you may read; a push creates one where you have the role admin")
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

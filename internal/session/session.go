@@ -1,0 +1,43 @@
+// Package session describes one command run on a node over a byte-stream
+// front: the built-in SSH server, or `git cluster shell` behind OpenSSH.
+//
+// Entry points: a front makes a [Session] and gives it to a [Handler]; the
+// handler runs the command and returns its exit status.
+//
+// It promises that a Session's Identity was authenticated by the front, and
+// that nothing in Env was not in [AllowedEnv].
+package session
+
+import (
+	"context"
+	"io"
+	"net/netip"
+
+	"gitcluster/internal/cluster"
+)
+
+// A Session is one command with its streams. Stdin reaches EOF when the client
+// closes its half; Stdout and Stderr may be written until the handler returns.
+type Session struct {
+	Identity cluster.Identity
+	Remote   netip.AddrPort // the client's address; the zero value for a Unix socket
+	Command  string         // as the client sent it; "" for a shell or no command
+	Env      map[string]string
+	Stdin    io.Reader
+	Stdout   io.Writer
+	Stderr   io.Writer
+}
+
+// A Handler runs sessions. The context ends when the client goes away or the
+// node stops; the handler must then return soon.
+type Handler interface {
+	ServeSession(ctx context.Context, s *Session) (exitStatus int)
+}
+
+// The environment variables a client may set. Everything else it sends is
+// dropped: an SSH client can name any variable, and some (GIT_DIR, LD_PRELOAD)
+// would hand it the node.
+var AllowedEnv = map[string]bool{
+	"GIT_PROTOCOL":         true, // Git's protocol version: "version=2"
+	"GIT_CLUSTER_STALE_OK": true, // "1": read without synchronizing
+}

@@ -1,0 +1,260 @@
+// Package shell runs the command lines that clients send over SSH: Git's
+// services, the synchronization that a client asks for first, the
+// administration, and what nodes ask of each other.
+//
+// Entry point: [Shell.ServeSession], the [session.Handler] of both the
+// built-in SSH server and `git cluster shell` behind OpenSSH.
+//
+// It promises that a command line is never given to a system shell, and that
+// whatever it does not know is answered by the list of what it does.
+package shell
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"gitcluster/internal/access"
+	"gitcluster/internal/admin"
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/gitexec"
+	"gitcluster/internal/peer"
+	"gitcluster/internal/service"
+	"gitcluster/internal/session"
+)
+
+// A Shell runs commands on one node.
+type Shell struct {
+	Cluster string // the cluster's id
+	Device  cluster.DeviceName
+	Service *service.Service
+	Admin   *admin.Server
+	Packs   peer.PackWriter
+	Rules   func() *access.Directory
+	Log     *slog.Logger
+}
+
+// SyncCommand makes the replica current without transferring anything.
+const SyncCommand = "cluster-sync"
+
+// AdminCommand takes one administrative request on standard input.
+const AdminCommand = "cluster-admin"
+
+// commands lists what the welcome shows.
+var commands = []struct{ usage, what string }{
+	{"git-upload-pack REPO", "fetch"},
+	{"git-receive-pack REPO", "push"},
+	{"git-upload-archive REPO", "archive"},
+	{SyncCommand + " [--write] REPO", "bring this node's replica up to date"},
+	{AdminCommand, "administration: use `git cluster …`"},
+}
+
+// ServeSession runs one command.
+func (sh *Shell) ServeSession(ctx context.Context, s *session.Session) int {
+	words, err := split(s.Command)
+	if err != nil {
+		return sh.fail(s, err)
+	}
+	id := s.Identity
+	// A device may have been disabled since its connection was made.
+	if err := sh.Rules().Admit(id, s.Remote.Addr()); err != nil {
+		sh.Log.Warn("session refused", "identity", id.String(), "remote", s.Remote.String(), "error", err)
+		return sh.fail(s, cluster.ErrDenied)
+	}
+	if len(words) > 0 && strings.HasPrefix(words[0], "@") {
+		user, err := cluster.ParseUserName(words[0][1:])
+		if err == nil {
+			id, err = sh.Rules().ActAs(id, user)
+		}
+		if err != nil {
+			sh.Log.Warn("refused to act as a user", "identity", s.Identity.String(), "error", err)
+			return sh.fail(s, fmt.Errorf("%s may not act as %q: %w", s.Identity, words[0], cluster.ErrDenied))
+		}
+		words = words[1:]
+	}
+	if len(words) >= 2 && words[0] == "git" {
+		words = append([]string{"git-" + words[1]}, words[2:]...)
+	}
+	if len(words) == 0 {
+		return sh.welcome(s, id)
+	}
+	name, args := words[0], words[1:]
+	switch name {
+	case "git-upload-pack", "git-receive-pack", "git-upload-archive":
+		return sh.git(ctx, s, id, name, args)
+	case SyncCommand:
+		return sh.sync(ctx, s, id, args)
+	case AdminCommand:
+		return sh.Admin.Serve(ctx, id, s.Stdin, s.Stdout)
+	case peer.PackCommand:
+		return sh.pack(ctx, s, id, args)
+	}
+	fmt.Fprintf(s.Stderr, "# unknown command %q\n", clip(name))
+	return sh.welcome(s, id)
+}
+
+func (sh *Shell) welcome(s *session.Session, id cluster.Identity) int {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Welcome to git-cluster node %q. You are logged in as %s.\n\n", sh.Device, id)
+	b.WriteString("No shell is provided; the supported commands are:\n")
+	for _, c := range commands {
+		fmt.Fprintf(&b, "    %-32s %s\n", c.usage, c.what)
+	}
+	io.WriteString(s.Stderr, b.String())
+	return 1
+}
+
+func (sh *Shell) git(ctx context.Context, s *session.Session, id cluster.Identity, name string, args []string) int {
+	if len(args) != 1 {
+		return sh.fail(s, fmt.Errorf("usage: %s REPOSITORY", name))
+	}
+	repo, err := cluster.ParseRepoName(args[0])
+	if err != nil {
+		return sh.fail(s, err)
+	}
+	q := service.Request{Identity: id, Repo: repo, Protocol: s.Env["GIT_PROTOCOL"], Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr}
+	q.Tell = func(line string) { fmt.Fprintf(s.Stderr, "# %s\n", line) }
+	if s.Env["GIT_CLUSTER_STALE_OK"] == "1" {
+		q.Freshness = cluster.StaleOK
+	}
+	switch name {
+	case "git-upload-pack":
+		err = sh.Service.UploadPack(ctx, q)
+	case "git-upload-archive":
+		err = sh.Service.UploadArchive(ctx, q)
+	default:
+		err = sh.Service.ReceivePack(ctx, q)
+	}
+	var exit *gitexec.ExitError
+	if errors.As(err, &exit) {
+		return gitexec.Status(err) // Git has said on stderr what it had to say
+	}
+	if err != nil {
+		return sh.fail(s, err)
+	}
+	return 0
+}
+
+// A syncReply is the one line that answers SyncCommand. Its form tells a client
+// that this is a node of a cluster.
+type syncReply struct {
+	Cluster string             `json:"cluster"`
+	Node    cluster.DeviceName `json:"node"`
+	Epoch   cluster.Epoch      `json:"epoch"`
+	Version cluster.Version    `json:"version"`
+	Waited  int64              `json:"waited_ms"`
+	Error   string             `json:"error,omitempty"`
+	Hint    string             `json:"hint,omitempty"`
+	Retry   bool               `json:"retry,omitempty"` // another node may do better
+}
+
+// aliveEvery is how often a client that waits hears that the node still works.
+const aliveEvery = 5 * time.Second
+
+func (sh *Shell) sync(ctx context.Context, s *session.Session, id cluster.Identity, args []string) int {
+	write := len(args) > 0 && args[0] == "--write"
+	if write {
+		args = args[1:]
+	}
+	reply := syncReply{Cluster: sh.Cluster, Node: sh.Device}
+	var err error
+	if len(args) != 1 {
+		err = fmt.Errorf("usage: %s [--write] REPOSITORY", SyncCommand)
+	} else {
+		var repo cluster.RepoName
+		if repo, err = cluster.ParseRepoName(args[0]); err == nil {
+			tell, stop := alive(ctx, s.Stderr)
+			var synced service.Synced
+			synced, err = sh.Service.Sync(ctx, id, repo, write, tell)
+			stop()
+			reply.Epoch, reply.Version, reply.Waited = synced.Position.Epoch, synced.Position.Version, synced.Waited.Milliseconds()
+		}
+	}
+	status := 0
+	if err != nil {
+		status = 1
+		reply.Error, reply.Hint, reply.Retry = err.Error(), cluster.Hint(err), retryable(err)
+	}
+	if err := json.NewEncoder(s.Stdout).Encode(reply); err != nil {
+		return 1
+	}
+	return status
+}
+
+// alive returns a function that tells lines to the waiting client, and repeats
+// the last one while nothing else happens, so that a slow synchronization differs
+// from a dead node.
+func alive(ctx context.Context, w io.Writer) (tell func(string), stop func()) {
+	var mu sync.Mutex
+	last := ""
+	say := func(line string) { fmt.Fprintf(w, "# %s\n", line) }
+	tell = func(line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		last = line
+		say(line)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(aliveEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				mu.Lock()
+				if last == "" {
+					last = "Waiting for the journal…"
+				}
+				say(last)
+				mu.Unlock()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return tell, func() { cancel(); <-ended }
+}
+
+func retryable(err error) bool {
+	return errors.Is(err, cluster.ErrUnavailable) || errors.Is(err, cluster.ErrNoReplica) || errors.Is(err, cluster.ErrFenced) || errors.Is(err, cluster.ErrStopping)
+}
+
+// pack serves another node's catch-up. Only nodes may ask: the objects of every
+// repository can be had this way, whatever their refs say.
+func (sh *Shell) pack(ctx context.Context, s *session.Session, id cluster.Identity, args []string) int {
+	device, ok := sh.Rules().Device(id.Device)
+	if !ok || !device.Node || id.User != "" || len(args) != 1 {
+		return sh.fail(s, fmt.Errorf("%s: %w", peer.PackCommand, cluster.ErrDenied))
+	}
+	repo, err := cluster.ParseRepoID(args[0])
+	if err == nil {
+		err = peer.ServePack(ctx, sh.Packs, repo, s.Stdin, s.Stdout)
+	}
+	if err != nil {
+		return sh.fail(s, err)
+	}
+	return 0
+}
+
+func (sh *Shell) fail(s *session.Session, err error) int {
+	fmt.Fprintf(s.Stderr, "# %v\n", err)
+	if hint := cluster.Hint(err); hint != "" {
+		fmt.Fprintf(s.Stderr, "# hint: %s\n", hint)
+	}
+	return 1
+}
+
+func clip(s string) string {
+	if len(s) > 60 {
+		return s[:60] + "…"
+	}
+	return s
+}

@@ -1,0 +1,224 @@
+#!/bin/sh
+# Sets up and runs every test.
+#
+#   ./test.sh
+#
+# As root on Debian it installs what the tests need and this machine lacks;
+# elsewhere it says what is missing, and those tests say that they skip. All that
+# runs has a HOME and a TMPDIR of its own, which are removed at the end, and what
+# it leaves running is an error. Only Go's caches are those of the account.
+#
+# It ends with one line, and with 0 if everything passed.
+
+set -eu
+
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+main() {
+	cd "$(dirname "$0")"
+	root=$(pwd)
+	started=$(date +%s) failed='' passed=0 skipped='' policy='' work=''
+	trap clean_up EXIT
+	trap 'exit 129' HUP
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+
+	heading "tools"
+	tools
+	own_surroundings
+
+	run "format" format
+	run "shell scripts" scripts
+	run "manual pages" manuals
+	run "build" go build ./...
+	run "vet" go vet ./...
+	run "staticcheck" go run "$staticcheck" ./...
+	run "vet for macOS" env GOOS=darwin GOARCH=arm64 go vet ./...
+	run "helper for Windows" env GOOS=windows GOARCH=amd64 go build -o "$work/helper.exe" ./cmd/git-remote-cluster
+	run "tests" env CGO_ENABLED=1 go test -race -count=1 -timeout=12m ./...
+	run "install, demo, uninstall" installation
+	run "nothing left behind" leftovers
+
+	took=$(($(date +%s) - started))
+	echo
+	[ -z "$skipped" ] || echo "Skipped:$skipped"
+	if [ -n "$failed" ]; then
+		echo "FAILED after ${took} s:$failed"
+		exit 1
+	fi
+	echo "All $passed steps passed in ${took} s."
+}
+
+heading() {
+	echo
+	echo "== $1 ($(($(date +%s) - started)) s)"
+}
+
+# run NAME COMMAND… runs a step, and goes on if it fails, so that one run shows
+# all that is wrong.
+run() {
+	heading "$1"
+	name=$1
+	shift
+	if "$@"; then
+		passed=$((passed + 1))
+	else
+		echo "-- $name failed (exit status $?)"
+		failed="$failed [$name]"
+	fi
+}
+
+skip() {
+	echo "skipped: $1"
+	skipped="$skipped [$1]"
+}
+
+die() {
+	echo "test.sh: $1" >&2
+	[ $# -lt 2 ] || echo "hint: $2" >&2
+	exit 1
+}
+
+# tools finds what the tests need: a program, and the package that has it.
+tools() {
+	PATH=$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+	packages=
+	for need in git:git ssh:openssh-client sshd:openssh-server etcd:etcd-server ip:iproute2 \
+		gcc:gcc shellcheck:shellcheck mandoc:mandoc; do
+		command -v "${need%%:*}" >/dev/null || packages="$packages ${need#*:}"
+	done
+	case " $packages " in
+	*" gcc "*) packages="$packages libc6-dev" ;; # the race detector is linked with C
+	esac
+	if [ -n "$packages" ] && [ -f /etc/debian_version ] && [ "$(id -u)" = 0 ]; then
+		echo "installing:$packages"
+		# shellcheck disable=SC2086
+		install_packages $packages || echo "could not install them"
+	fi
+	missing=
+	for need in git go gcc; do
+		command -v "$need" >/dev/null || missing="$missing $need"
+	done
+	[ -z "$missing" ] || die "missing:$missing" "install Go from https://go.dev/dl/, the rest from your system's packages"
+	for need in ssh sshd etcd ip; do
+		command -v "$need" >/dev/null || skip "tests that need $need, which is not installed"
+	done
+	git --version
+	go version
+}
+
+install_packages() {
+	# A package's own service must not start: it would take the ports and the
+	# directories of a machine that only wants to test.
+	if [ ! -e /usr/sbin/policy-rc.d ]; then
+		policy=/usr/sbin/policy-rc.d
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	status=0
+	{ apt-get -qq update && apt-get -qq -y install --no-install-recommends "$@"; } >&2 </dev/null || status=$?
+	drop_policy
+	return "$status"
+}
+
+drop_policy() {
+	[ -z "$policy" ] || rm -f "$policy"
+	policy=
+}
+
+# own_surroundings keeps this account's files and settings out of the tests.
+own_surroundings() {
+	# Go's are asked for before HOME changes, since they follow from it.
+	GOCACHE=$(go env GOCACHE) GOMODCACHE=$(go env GOMODCACHE) GOPATH=$(go env GOPATH) GOENV=$(go env GOENV)
+	export GOCACHE GOMODCACHE GOPATH GOENV
+	# Short, because the path of a Unix socket is.
+	work=$(mktemp -d /tmp/gct.XXXXXX)
+	work=$(cd "$work" && pwd -P)
+	mkdir -p "$work/home/.config/go/telemetry" "$work/tmp"
+	echo off >"$work/home/.config/go/telemetry/mode"
+	for name in $(env | sed -n 's/^\(GIT_[A-Za-z0-9_]*\|XDG_[A-Z_]*\|SSH_[A-Z_]*\|NOTIFY_SOCKET\|EMAIL\)=.*/\1/p'); do
+		unset "$name"
+	done
+	HOME=$work/home TMPDIR=$work/tmp GIT_CONFIG_NOSYSTEM=1
+	export HOME TMPDIR GIT_CONFIG_NOSYSTEM
+	# A test that commits must bring its own identity, not get one that Git
+	# makes up from this machine's name. Go asks Git about this checkout, which
+	# may belong to another account.
+	git config --global user.useConfigOnly true
+	git config --global --add safe.directory "$root"
+}
+
+format() {
+	unformatted=$(find . -name .git -prune -o -name '*.go' -exec gofmt -l {} +)
+	[ -z "$unformatted" ] || { echo "gofmt would change:" && echo "$unformatted" && return 1; }
+}
+
+scripts() {
+	if ! command -v shellcheck >/dev/null; then
+		skip "shellcheck, which is not installed"
+		return 0
+	fi
+	find . -name .git -prune -o -name '*.sh' -exec shellcheck {} + && shellcheck .ci/run
+}
+
+manuals() {
+	if ! command -v mandoc >/dev/null; then
+		skip "mandoc, which is not installed"
+		return 0
+	fi
+	complaints=$(mandoc -T lint -W warning man/*.1 2>/dev/null || :)
+	[ -z "$complaints" ] || { echo "$complaints" && return 1; }
+}
+
+# installation does what the README tells a newcomer to do, and undoes it.
+installation() {
+	prefix=$work/prefix
+	mkdir "$prefix"
+	PREFIX=$prefix DESTDIR='' ./install.sh --demo || return
+	for program in cmd/*/; do
+		[ -x "$prefix/bin/$(basename "$program")" ] || { echo "$program was not installed" && return 1; }
+	done
+	PREFIX=$prefix DESTDIR='' ./install.sh --uninstall || return
+	rest=$(find "$prefix" ! -path "$prefix")
+	[ -z "$rest" ] || { echo "left by --uninstall:" && echo "$rest" && return 1; }
+}
+
+# leftovers gives what is ending a few seconds to do so.
+leftovers() {
+	for _ in 1 2 3 4 5; do
+		ours=$(still_running)
+		[ -n "$ours" ] || return 0
+		sleep 1
+	done
+	echo "still running:"
+	echo "$ours"
+	return 1
+}
+
+# still_running lists processes that were started in our directory, from it, or
+# with it among their arguments.
+still_running() {
+	if [ ! -d /proc/self ]; then
+		ps -axww -o pid= -o command= | ours=$work/ awk 'index($0, ENVIRON["ours"])'
+		return 0
+	fi
+	for process in /proc/[0-9]*; do
+		seen=$(readlink "$process/cwd" "$process/exe" 2>/dev/null || :
+			tr '\0' ' ' 2>/dev/null <"$process/cmdline" || :)
+		case $seen in
+		*"$work"*) echo "${process#/proc/} $seen" | tr '\n' ' ' && echo ;;
+		esac
+	done 2>/dev/null
+}
+
+clean_up() {
+	drop_policy
+	[ -n "$work" ] || return 0
+	# Only what names our directory, which is nobody else's.
+	still_running | while read -r pid _; do kill -9 "$pid" 2>/dev/null || :; done
+	# What has just been killed may still write.
+	rm -rf "$work" 2>/dev/null || { sleep 1 && rm -rf "$work"; }
+}
+
+main "$@"
