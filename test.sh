@@ -136,6 +136,7 @@ own_surroundings() {
 	work=$(mktemp -d /tmp/gct.XXXXXX)
 	work=$(cd "$work" && pwd -P)
 	mkdir -p "$work/home/.config/go/telemetry" "$work/tmp"
+	chmod 755 "$work" # some tests look in as another account
 	echo off >"$work/home/.config/go/telemetry/mode"
 	for name in $(env | sed -n 's/^\(GIT_[A-Za-z0-9_]*\|XDG_[A-Z_]*\|SSH_[A-Z_]*\|NOTIFY_SOCKET\|EMAIL\)=.*/\1/p'); do
 		unset "$name"

@@ -49,14 +49,16 @@ var layers = []struct {
 		"internal/gitcmd", "internal/session",
 	}},
 	{"vocabulary", []string{
-		"internal/cluster", "internal/share", "internal/version",
+		"internal/cluster", "internal/freeport", "internal/share", "internal/version",
 	}},
 }
 
 // testOnly lists the packages that exist for tests. They may import anything;
 // only tests, and each other, may import them.
 var testOnly = []string{
+	"e2e",
 	"internal",
+	"internal/clustertest",
 	"internal/sshclient/sshtest",
 }
 

@@ -55,9 +55,8 @@ func statusCommand() *cobra.Command {
 }
 
 func repoCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "repo", Short: "Create, list, show, rename, change, delete or import repositories"}
-	cmd.AddCommand(repoCreate(), repoList(), repoShow(), repoRename(), repoDelete(), repoSet(), repoImport())
-	return cmd
+	return group("repo", "Create, list, show, rename, change, delete or import repositories",
+		repoCreate(), repoList(), repoShow(), repoRename(), repoDelete(), repoSet(), repoImport())
 }
 
 func repoCreate() *cobra.Command {
@@ -237,7 +236,6 @@ func gitOutput(cmd *cobra.Command, path string, args ...string) (string, error) 
 }
 
 func userCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "user", Short: "Add, list or remove users"}
 	add := &cobra.Command{Use: "add NAME", Short: "Add a user", Args: cobra.ExactArgs(1)}
 	keys := add.Flags().StringSlice("key", nil, "file with a public key of the user, or - for standard input; repeatable")
 	isAdmin := add.Flags().Bool("admin", false, "the user may do everything")
@@ -274,13 +272,11 @@ func userCommand() *cobra.Command {
 			return call(cmd, "user.remove", admin.UserName{User: cluster.UserName(args[0])}, nil)
 		},
 	}
-	cmd.AddCommand(add, list, remove)
-	return cmd
+	return group("user", "Add, list or remove users", add, list, remove)
 }
 
 func keyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Add or remove a user's SSH keys"}
-	cmd.AddCommand(
+	return group("key", "Add or remove a user's SSH keys",
 		&cobra.Command{
 			Use: "add USER FILE", Short: "Add a public key from a file, or - for standard input", Args: cobra.ExactArgs(2),
 			RunE: func(cmd *cobra.Command, args []string) error {
@@ -301,7 +297,6 @@ func keyCommand() *cobra.Command {
 				return call(cmd, "key.remove", admin.KeyChange{User: cluster.UserName(args[0]), Key: key}, nil)
 			},
 		})
-	return cmd
 }
 
 func grantCommand() *cobra.Command {
@@ -343,7 +338,6 @@ func grantsCommand() *cobra.Command {
 }
 
 func deviceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "device", Short: "Show the cluster's machines"}
 	list := &cobra.Command{Use: "list", Short: "List the devices", Args: cobra.NoArgs}
 	asJSON := list.Flags().Bool("json", false, "print JSON")
 	list.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -360,12 +354,10 @@ func deviceCommand() *cobra.Command {
 			}
 		})
 	}
-	cmd.AddCommand(list)
-	return cmd
+	return group("device", "Show the cluster's machines", list)
 }
 
 func tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Make tokens by which machines join"}
 	create := &cobra.Command{
 		Use: "create", Short: "Make a token that admits one node, once", Args: cobra.NoArgs,
 		Long: "create prints a token, on its last line, with which one machine can `git cluster join`. Whoever has it can join; it is not shown again.",
@@ -380,8 +372,7 @@ func tokenCommand() *cobra.Command {
 		fmt.Fprintln(cmd.OutOrStdout(), t.Token)
 		return nil
 	}
-	cmd.AddCommand(create)
-	return cmd
+	return group("token", "Make tokens by which machines join", create)
 }
 
 // readKey reads a public key from a file or, for "-", from standard input.

@@ -118,12 +118,12 @@ func joinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "join SEED",
 		Short:   "Make this machine a further node of the cluster that the node at SEED (host:port) belongs to",
-		Example: "  git cluster token create                      # on a node\n  git cluster join repo001.example.com:2222 --token TOKEN --advertise repo002.example.com\n  git cluster serve",
+		Example: "  git cluster token create                      # on a node\n  git cluster join repo001.example.com:2222 --token - --advertise repo002.example.com\n  git cluster serve",
 		Args:    cobra.ExactArgs(1),
 	}
 	nodeFlags(cmd)
 	tls := cmd.Flags().String("journal-tls", "", "folder with ca.pem, node.pem and node-key.pem, where the cluster's journal is an etcd of its own")
-	token := cmd.Flags().String("token", "", "the last line that `git cluster token create` printed, or - to read it from standard input")
+	token := cmd.Flags().String("token", "", "the last line that 'git cluster token create' printed; - reads it from standard input, which keeps it out of the process list")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := settings(cmd)
 		if err != nil {
@@ -213,7 +213,7 @@ func authorizedKeysCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "authorized-keys TYPE KEY",
 		Short: "Print the authorized_keys line of a key, for sshd's AuthorizedKeysCommand",
-		Long:  "authorized-keys prints the line that lets the key's owner run `git cluster shell` and nothing else, or nothing if the cluster does not know the key. In sshd_config:\n\n  AuthorizedKeysCommand /usr/local/bin/git-cluster authorized-keys --data /var/lib/git-cluster %t %k\n  AuthorizedKeysCommandUser git\n  AcceptEnv GIT_PROTOCOL GIT_CLUSTER_STALE_OK",
+		Long:  "authorized-keys prints the line that lets the key's owner run `git cluster shell` and nothing else, or nothing if the cluster does not know the key. In sshd_config:\n\n  AuthorizedKeysCommand /usr/local/bin/git-cluster authorized-keys --data /var/lib/git-cluster %t %k\n  AuthorizedKeysCommandUser git-cluster      # the account the node runs as\n  AcceptEnv GIT_PROTOCOL GIT_CLUSTER_STALE_OK",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var found admin.KeyOwner

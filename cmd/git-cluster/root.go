@@ -46,6 +46,19 @@ func rootCommand() *cobra.Command {
 	return root
 }
 
+// group is a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return cluster.WithHint(fmt.Errorf("unknown command %q of %q", args[0], cmd.CommandPath()), fmt.Sprintf("see %s --help", cmd.CommandPath()))
+		}
+		return nil
+	}}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,

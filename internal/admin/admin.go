@@ -243,7 +243,7 @@ func (s *Server) keyAdd(ctx context.Context, p KeyChange) error {
 // addKey adds a key that nobody else has: one that two could hold would name
 // neither.
 func (s *Server) addKey(ctx context.Context, u *cluster.User, line string) error {
-	line, fingerprint, err := normalKey(line)
+	line, fingerprint, err := NormalKey(line)
 	if err != nil {
 		return err
 	}
@@ -253,13 +253,13 @@ func (s *Server) addKey(ctx context.Context, u *cluster.User, line string) error
 	}
 	for _, other := range d.Users {
 		for _, key := range other.Keys {
-			if _, f, err := normalKey(key); err == nil && f == fingerprint {
+			if _, f, err := NormalKey(key); err == nil && f == fingerprint {
 				return fmt.Errorf("the key %s is that of user %q: %w", fingerprint, other.Name, cluster.ErrExists)
 			}
 		}
 	}
 	for _, device := range d.Devices {
-		if _, f, err := normalKey(device.PublicKey); err == nil && f == fingerprint {
+		if _, f, err := NormalKey(device.PublicKey); err == nil && f == fingerprint {
 			return fmt.Errorf("the key %s is that of device %q: %w", fingerprint, device.Name, cluster.ErrExists)
 		}
 	}
@@ -271,11 +271,11 @@ func (s *Server) keyRemove(ctx context.Context, p KeyChange) error {
 	return s.Journal.ChangeUser(ctx, p.User, func(u *cluster.User) error {
 		before := len(u.Keys)
 		want := p.Key
-		if _, f, err := normalKey(p.Key); err == nil {
+		if _, f, err := NormalKey(p.Key); err == nil {
 			want = f
 		}
 		u.Keys = slices.DeleteFunc(u.Keys, func(line string) bool {
-			_, f, err := normalKey(line)
+			_, f, err := NormalKey(line)
 			words := strings.Fields(line)
 			return err == nil && f == want || len(words) > 2 && strings.Join(words[2:], " ") == want
 		})
@@ -286,9 +286,9 @@ func (s *Server) keyRemove(ctx context.Context, p KeyChange) error {
 	})
 }
 
-// normalKey checks an authorized_keys line and gives it without options, with the
+// NormalKey checks an authorized_keys line and gives it without options, with the
 // key's fingerprint.
-func normalKey(line string) (normal, fingerprint string, err error) {
+func NormalKey(line string) (normal, fingerprint string, err error) {
 	key, comment, options, _, err := ssh.ParseAuthorizedKey([]byte(line))
 	if err != nil {
 		return "", "", errors.New("that is no SSH public key; give the contents of a .pub file")

@@ -151,19 +151,15 @@ func (s *Server) repoSet(ctx context.Context, id cluster.Identity, p RepoSet) er
 	if err != nil {
 		return err
 	}
-	repo := at.Repo
-	for _, f := range []struct {
-		to   *bool
-		from *bool
-	}{{&repo.Public, p.Public}, {&repo.DenyNonFF, p.DenyNonFF}, {&repo.DenyDeletes, p.DenyDeletes}} {
-		if f.from != nil {
-			*f.to = *f.from
+	err = s.Journal.ChangeRepo(ctx, at.Repo.ID, func(repo *cluster.Repo) {
+		for to, from := range map[*bool]*bool{&repo.Public: p.Public, &repo.DenyNonFF: p.DenyNonFF, &repo.DenyDeletes: p.DenyDeletes} {
+			if from != nil {
+				*to = *from
+			}
 		}
-	}
-	if repo != at.Repo {
-		if err := s.Journal.UpdateRepo(ctx, repo); err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	if p.Branch == "" {
 		return nil
@@ -175,7 +171,7 @@ func (s *Server) repoSet(ctx context.Context, id cluster.Identity, p RepoSet) er
 	if _, err := s.Engine.Sync(ctx, at, nil); err != nil {
 		return err
 	}
-	_, err = s.Engine.Commit(ctx, repo.ID, engine.Push{ID: journal.NewID(), Actor: id, Head: head})
+	_, err = s.Engine.Commit(ctx, at.Repo.ID, engine.Push{ID: journal.NewID(), Actor: id, Head: head})
 	return err
 }
 

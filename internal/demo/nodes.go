@@ -3,13 +3,13 @@ package demo
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
+	"gitcluster/internal/freeport"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
 )
@@ -33,7 +33,7 @@ type nodeProcess struct {
 }
 
 func (d *demo) newNode(name string) (*nodeProcess, error) {
-	ports, err := freePorts(3)
+	ports, err := freeport.Addrs(3)
 	if err != nil {
 		return nil, err
 	}
@@ -127,18 +127,4 @@ func (n *nodeProcess) awaitEnd(limit time.Duration) error {
 		n.kill()
 		return fmt.Errorf("%s did not stop within %v and was killed", n.Name, limit)
 	}
-}
-
-// freePorts returns loopback addresses that were free a moment ago.
-func freePorts(n int) ([]string, error) {
-	var all []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close() // held until all are drawn, so that no two are the same
-		all = append(all, l.Addr().String())
-	}
-	return all, nil
 }

@@ -115,9 +115,8 @@ func TestOneBadRefAmongTen(t *testing.T) {
 // faultyKV loses the answers of transactions, or the transactions.
 type faultyKV struct {
 	clientv3.KV
-	mu    sync.Mutex
-	lose  func(landed bool) bool // asked before and after each write
-	count int
+	mu   sync.Mutex
+	lose func(landed bool) bool // asked before and after each write
 }
 
 func (f *faultyKV) Txn(ctx context.Context) clientv3.Txn { return &faultyTxn{Txn: f.KV.Txn(ctx), f: f} }

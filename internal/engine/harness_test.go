@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/freeport"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/repository"
@@ -70,12 +70,11 @@ func TestMain(m *testing.M) {
 }
 
 func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addrs, err := freeport.Addrs(1)
 	if err != nil {
 		panic(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addrs[0]
 }
 
 // A world is several engines over one journal, each with its own disk.

@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"gitcluster/internal/cluster"
 )
@@ -155,8 +156,28 @@ func Version() Command {
 func quarantined(dir, quarantine string) []string {
 	return []string{
 		"GIT_OBJECT_DIRECTORY=" + quarantine,
-		"GIT_ALTERNATE_OBJECT_DIRECTORIES=" + strconv.Quote(dir+"/objects"),
+		"GIT_ALTERNATE_OBJECT_DIRECTORIES=" + quotePath(dir+"/objects"),
 	}
+}
+
+// quotePath quotes a path as Git reads it in a list of paths: by C's rules,
+// with other bytes than control characters as they are.
+func quotePath(path string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, c := range []byte(path) {
+		switch {
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c < ' ' || c == 0x7f:
+			fmt.Fprintf(&b, "\\%03o", c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
 }
 
 func serve(dir, service, protocol string, settings []Setting) Command {

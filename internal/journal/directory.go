@@ -55,7 +55,8 @@ func (j *Journal) Found(ctx context.Context, record ClusterRecord, authority []b
 // Cluster returns the record of the cluster this journal belongs to.
 func (j *Journal) Cluster(ctx context.Context) (ClusterRecord, error) {
 	var c ClusterRecord
-	return c, j.record(ctx, keyCluster, &c)
+	err := j.record(ctx, keyCluster, &c)
+	return c, err
 }
 
 // AuthorityKey returns the certificate authority's PEM, kept so that every node

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/freeport"
 )
 
 // The tests of the key space run over two servers: the embedded one and, where
@@ -58,12 +58,11 @@ func TestMain(m *testing.M) {
 
 // freeAddr is an address nobody listens on at the moment.
 func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addrs, err := freeport.Addrs(1)
 	if err != nil {
 		panic(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addrs[0]
 }
 
 // credentials makes a node's files for an authority, and returns their folder.

@@ -39,13 +39,13 @@ type Journal struct {
 
 // New returns the journal behind an etcd client.
 func New(client *clientv3.Client) *Journal {
-	return &Journal{kv: client, watcher: client}
+	return NewOver(client, client)
 }
 
 // NewOver is New with the key-value calls going through kv, for tests that
 // lose answers.
 func NewOver(client *clientv3.Client, kv clientv3.KV) *Journal {
-	return &Journal{kv: kv, watcher: client}
+	return &Journal{kv: boundedKV{kv}, watcher: client}
 }
 
 // A Head is the newest position of a repository's journal, the point at which
@@ -74,6 +74,7 @@ const (
 	keyReplica     = "/gc/replica/"
 	keyToken       = "/gc/token/"
 	keyAuthority   = "/gc/authority"
+	keyMember      = "/gc/member/"
 )
 
 func entryKey(id cluster.RepoID, v cluster.Version) string {
@@ -260,7 +261,41 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, 2*callTimeout)
+	return context.WithTimeout(ctx, callTimeout)
+}
+
+// boundedKV gives every change an end, too: without a quorum etcd's client waits
+// for one as long as it may.
+type boundedKV struct{ clientv3.KV }
+
+func (b boundedKV) Put(ctx context.Context, key, value string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	return b.KV.Put(ctx, key, value, opts...)
+}
+
+func (b boundedKV) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	return b.KV.Delete(ctx, key, opts...)
+}
+
+func (b boundedKV) Txn(ctx context.Context) clientv3.Txn {
+	ctx, cancel := bounded(ctx)
+	return &boundedTxn{b.KV.Txn(ctx), cancel}
+}
+
+type boundedTxn struct {
+	clientv3.Txn
+	cancel context.CancelFunc
+}
+
+func (t *boundedTxn) If(c ...clientv3.Cmp) clientv3.Txn  { t.Txn = t.Txn.If(c...); return t }
+func (t *boundedTxn) Then(o ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Then(o...); return t }
+func (t *boundedTxn) Else(o ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Else(o...); return t }
+func (t *boundedTxn) Commit() (*clientv3.TxnResponse, error) {
+	defer t.cancel()
+	return t.Txn.Commit()
 }
 
 // callTimeout bounds one call to etcd that the caller has not bounded tighter.

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+
+	"gitcluster/internal/cluster"
 )
 
 // MemberConfig describes this node's embedded etcd server.
@@ -55,7 +57,11 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		cfg.ClusterState = embed.ClusterStateFlagExisting
 	}
 	f := filesIn(c.TLS)
-	tls := transport.TLSInfo{CertFile: f.cert, KeyFile: f.key, ClientCertFile: f.cert, ClientKeyFile: f.key, TrustedCAFile: f.ca, ClientCertAuth: true}
+	tls := transport.TLSInfo{CertFile: f.cert, KeyFile: f.key, ClientCertFile: f.cert, ClientKeyFile: f.key, TrustedCAFile: f.ca, ClientCertAuth: true,
+		// A certificate of the cluster's own authority is what admits. That the
+		// address a connection comes from is also in it would shut out machines
+		// with several addresses or behind a translation.
+		SkipClientSANVerify: true}
 	cfg.PeerTLSInfo, cfg.ClientTLSInfo = tls, tls
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
 	cfg.QuotaBackendBytes = 8 << 30
@@ -70,8 +76,16 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		return nil, err
 	}
 	server, err := embed.StartEtcd(cfg)
+	for deadline := time.Now().Add(joinPatience); err != nil && c.Existing && notYetKnown(err) && time.Now().Before(deadline); {
+		// The server that was asked has not heard of this one's admission yet.
+		if pauseErr := pause(ctx, 200*time.Millisecond); pauseErr != nil {
+			return nil, pauseErr
+		}
+		server, err = embed.StartEtcd(cfg)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("start the journal's server: %w", err)
+		return nil, cluster.WithHint(fmt.Errorf("start the journal's server: %w", err),
+			"its log is "+c.Log+"; a node that was admitted but not started within "+startWithin.String()+" has lost its place: empty its data directory and join again")
 	}
 	m := &Member{etcd: server, log: logger}
 	go func() {
@@ -83,6 +97,16 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// joinPatience is how long a server that joins waits until the others know it.
+const joinPatience = 10 * time.Second
+
+// notYetKnown reports whether a server could not join because another server's
+// membership does not show it. Etcd has no error value for that.
+func notYetKnown(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "member count is unequal") || strings.Contains(text, "cannot fetch cluster info") || strings.Contains(text, "unmatched member")
 }
 
 // closePatience bounds Close: a leader whose followers stop at the same moment

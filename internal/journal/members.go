@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -37,47 +38,99 @@ type MemberState struct {
 	Leader bool   `json:"leader"`
 }
 
+// An admission is what is remembered of a server that was admitted and may not
+// have started yet: until it starts, etcd does not know its name.
+type admission struct {
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
+}
+
+// startWithin is how long a server may take from its admission to its first
+// start before its place is given to another.
+const startWithin = 10 * time.Minute
+
 // Admit adds a server for the node called name as a learner and returns the
-// initial cluster for its first start. When there are enough servers already it returns
-// "", and the node is a client only. A server of that name that never started is
-// replaced: an earlier join failed.
+// initial cluster for its first start. When there are enough servers already it
+// returns "", and the node is a client only. What an earlier try of the same node
+// left is replaced.
 func (m *Members) Admit(ctx context.Context, name, peer string) (initial string, err error) {
 	peerURL := "https://" + peer
 	list, err := m.client.MemberList(ctx)
 	if err != nil {
 		return "", unavailable(err)
 	}
+	count := 0
 	for _, there := range list.Members {
-		switch {
-		case slices.Contains(there.PeerURLs, peerURL) && there.Name == "":
-			if _, err := m.client.MemberRemove(ctx, there.ID); err != nil {
-				return "", unavailable(err)
+		abandoned := false
+		if there.Name == "" {
+			earlier, err := m.admission(ctx, there.ID)
+			if err != nil {
+				return "", err
 			}
+			abandoned = slices.Contains(there.PeerURLs, peerURL) || earlier.Name == name || time.Since(earlier.At) > startWithin
+		}
+		switch {
+		case abandoned:
+			if err := m.dismiss(ctx, there.ID); err != nil {
+				return "", err
+			}
+			continue
 		case slices.Contains(there.PeerURLs, peerURL), there.Name == name:
 			return "", fmt.Errorf("a journal server %q at %s is a member already", there.Name, peer)
 		}
+		count++
 	}
-	if len(list.Members) >= voters {
+	if count >= voters {
 		return "", nil
 	}
 	added, err := m.client.MemberAddAsLearner(ctx, []string{peerURL})
 	if err != nil {
 		return "", unavailable(err)
 	}
+	if _, err := m.client.Put(ctx, memberKey(added.Member.ID), encode(admission{Name: name, At: time.Now().UTC()})); err != nil {
+		return "", unavailable(err)
+	}
 	var all []string
 	for _, there := range added.Members {
 		who := there.Name
-		if there.ID == added.Member.ID {
+		switch {
+		case there.ID == added.Member.ID:
 			who = name
+		case who == "":
+			// It must be in the list, or etcd refuses the new server; the name
+			// there is but a label.
+			who = fmt.Sprintf("pending-%x", there.ID)
 		}
 		for _, u := range there.PeerURLs {
-			if who != "" {
-				all = append(all, who+"="+u)
-			}
+			all = append(all, who+"="+u)
 		}
 	}
 	return strings.Join(all, ","), nil
 }
+
+// admission returns what is remembered of a server without a name; the zero
+// admission, which is long ago, if nothing is.
+func (m *Members) admission(ctx context.Context, id uint64) (a admission, err error) {
+	r, err := m.client.Get(ctx, memberKey(id))
+	if err != nil {
+		return a, unavailable(err)
+	}
+	if len(r.Kvs) > 0 {
+		err = json.Unmarshal(r.Kvs[0].Value, &a)
+	}
+	return a, err
+}
+
+// dismiss removes a server that never started.
+func (m *Members) dismiss(ctx context.Context, id uint64) error {
+	if _, err := m.client.MemberRemove(ctx, id); err != nil {
+		return unavailable(err)
+	}
+	_, err := m.client.Delete(ctx, memberKey(id))
+	return unavailable(err)
+}
+
+func memberKey(id uint64) string { return fmt.Sprintf("%s%016x", keyMember, id) }
 
 // Settle promotes learners to voters once there are three servers and all are
 // ready, and reports whether nothing is left to do.

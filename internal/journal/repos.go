@@ -35,33 +35,74 @@ func (j *Journal) CreateRepo(ctx context.Context, repo cluster.Repo) (Head, erro
 // RenameRepo gives the repository another name; no data moves.
 func (j *Journal) RenameRepo(ctx context.Context, repo cluster.Repo, to cluster.RepoName) error {
 	from := repo.Name
-	repo.Name = to
-	conditions := append(freeName(to, from), clientv3.Compare(clientv3.Value(keyName+string(from)), "=", string(repo.ID)))
-	r, err := j.kv.Txn(ctx).If(conditions...).Then(
-		clientv3.OpDelete(keyName+string(from)),
-		clientv3.OpPut(keyName+string(to), string(repo.ID)),
-		clientv3.OpPut(keyRepo+string(repo.ID), encode(repo)),
-	).Commit()
-	if err != nil {
-		return unavailable(err)
+	if from == to {
+		return fmt.Errorf("repository %q: it has that name: %w", to, cluster.ErrExists)
 	}
-	if !r.Succeeded {
-		return j.nameTaken(ctx, to)
+	for {
+		now, rev, err := j.repoRecord(ctx, repo.ID)
+		if err == nil && now.Name != from {
+			err = cluster.ErrNotFound // somebody else renamed it
+		}
+		if err != nil {
+			return fmt.Errorf("repository %q: %w", from, err)
+		}
+		now.Name = to
+		free := freeName(to, from)
+		unchanged := clientv3.Compare(clientv3.ModRevision(keyRepo+string(repo.ID)), "=", rev)
+		r, err := j.kv.Txn(ctx).If(append(free, unchanged)...).Then(
+			clientv3.OpDelete(keyName+string(from)),
+			clientv3.OpPut(keyName+string(to), string(repo.ID)),
+			clientv3.OpPut(keyRepo+string(repo.ID), encode(now)),
+		).Commit()
+		if err != nil {
+			return unavailable(err)
+		}
+		if r.Succeeded {
+			return nil
+		}
+		if _, again, err := j.repoRecord(ctx, repo.ID); err == nil && again == rev {
+			return j.nameTaken(ctx, to)
+		}
 	}
-	return nil
 }
 
-// UpdateRepo replaces the repository's settings; its name and id stay.
-func (j *Journal) UpdateRepo(ctx context.Context, repo cluster.Repo) error {
-	r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.Value(keyName+string(repo.Name)), "=", string(repo.ID))).
-		Then(clientv3.OpPut(keyRepo+string(repo.ID), encode(repo))).Commit()
+// ChangeRepo changes the repository's settings with change, again if somebody
+// else changed them meanwhile. Its name and id stay.
+func (j *Journal) ChangeRepo(ctx context.Context, id cluster.RepoID, change func(*cluster.Repo)) error {
+	for {
+		now, rev, err := j.repoRecord(ctx, id)
+		if err != nil {
+			return fmt.Errorf("repository %s: %w", id, err)
+		}
+		changed := now
+		change(&changed)
+		changed.ID, changed.Name = now.ID, now.Name
+		if changed == now {
+			return nil
+		}
+		key := keyRepo + string(id)
+		r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", rev)).Then(clientv3.OpPut(key, encode(changed))).Commit()
+		if err != nil {
+			return unavailable(err)
+		}
+		if r.Succeeded {
+			return nil
+		}
+	}
+}
+
+// repoRecord returns the settings as they are now, with the revision at which
+// they were last changed.
+func (j *Journal) repoRecord(ctx context.Context, id cluster.RepoID) (repo cluster.Repo, rev int64, err error) {
+	r, err := j.get(ctx, keyRepo+string(id))
 	if err != nil {
-		return unavailable(err)
+		return repo, 0, err
 	}
-	if !r.Succeeded {
-		return fmt.Errorf("repository %q: %w", repo.Name, cluster.ErrNotFound)
+	if len(r.Kvs) == 0 {
+		return repo, 0, cluster.ErrNotFound
 	}
-	return nil
+	err = json.Unmarshal(r.Kvs[0].Value, &repo)
+	return repo, r.Kvs[0].ModRevision, err
 }
 
 // DeleteRepo removes the repository and its whole journal.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"gitcluster/internal/cluster"
 )
@@ -119,8 +120,8 @@ func TestRenameOfWhatIsGone(t *testing.T) {
 		if err := w.RenameRepo(ctx, repo, "c"); !errors.Is(err, cluster.ErrNotFound) {
 			t.Errorf("renaming a name that is gone: %v", err)
 		}
-		if err := w.UpdateRepo(ctx, repo); !errors.Is(err, cluster.ErrNotFound) {
-			t.Errorf("updating a name that is gone: %v", err)
+		if err := w.ChangeRepo(ctx, "0000000000000000", func(r *cluster.Repo) { r.Public = true }); !errors.Is(err, cluster.ErrNotFound) {
+			t.Errorf("changing what is not there: %v", err)
 		}
 		if err := w.DeleteRepo(ctx, repo); !errors.Is(err, cluster.ErrNotFound) {
 			t.Errorf("deleting a name that is gone: %v", err)
@@ -142,9 +143,7 @@ func TestRenameOfWhatIsGone(t *testing.T) {
 func TestRenameKeepsSettings(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
 		repo, _ := w.create("a")
-		changed := repo
-		changed.DenyDeletes = true
-		if err := w.UpdateRepo(t.Context(), changed); err != nil {
+		if err := w.ChangeRepo(t.Context(), repo.ID, func(r *cluster.Repo) { r.DenyDeletes = true }); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.RenameRepo(t.Context(), repo, "b"); err != nil {
@@ -313,7 +312,7 @@ func TestUnreachable(t *testing.T) {
 	defer client.Close()
 	j := New(client)
 	cause := errors.New("the reader left")
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 300_000_000, cause)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, cause)
 	defer cancel()
 	for what, call := range map[string]func() error{
 		"Lookup":     func() error { _, _, err := j.Lookup(ctx, "a"); return err },

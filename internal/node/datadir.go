@@ -176,29 +176,49 @@ func (d dataDir) saveServers(servers []string) error {
 	return repository.WriteFile(d.path("journal-servers"), []byte(strings.Join(servers, "\n")+"\n"), 0o600)
 }
 
-// build makes a data directory beside its place and moves it there when it is
-// complete, so that a failed init or join leaves nothing.
-func build(dir string, fill func(dataDir) error) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
+// build makes a data directory in a folder inside its place and moves it up when
+// it is complete, so that a failed init or join leaves nothing. It needs no right to the
+// directory above if the place itself exists, as a packaged service's does.
+func build(dir string, fill func(dataDir) error) (err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+	entries, err := os.ReadDir(dir)
+	switch {
+	case err == nil && len(entries) > 0:
 		return cluster.WithHint(fmt.Errorf("%s is not empty: %w", dir, cluster.ErrExists), "give another --data, or remove what is there")
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				os.Remove(dir) // only if it is empty
+			}
+		}()
+	case err != nil:
 		return err
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+"-new-")
+	tmp, err := os.MkdirTemp(dir, ".new-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer os.RemoveAll(tmp) // before the directory itself goes: deferred calls run last first
 	if err := fill(dataDir(tmp)); err != nil {
 		return err
 	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if entries, err = os.ReadDir(tmp); err != nil {
 		return err
 	}
-	return os.Rename(tmp, dir)
+	// node.toml makes it a node's directory, so that goes last.
+	for _, last := range []bool{false, true} {
+		for _, e := range entries {
+			if (e.Name() == "node.toml") == last {
+				if err := os.Rename(filepath.Join(tmp, e.Name()), filepath.Join(dir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/journal"
@@ -45,6 +46,17 @@ func Init(ctx context.Context, s InitSettings) error {
 	if _, err := cluster.ParseDeviceName(string(s.Name)); err != nil {
 		return err
 	}
+	var first *cluster.User
+	if s.AdminKey != "" || s.Admin != "" {
+		if _, err := cluster.ParseUserName(string(s.Admin)); err != nil {
+			return err
+		}
+		line, _, err := admin.NormalKey(s.AdminKey)
+		if err != nil {
+			return fmt.Errorf("the administrator's key: %w", err)
+		}
+		first = &cluster.User{Name: s.Admin, Keys: []string{line}, Admin: true}
+	}
 	record := journal.ClusterRecord{ID: journal.NewID(), Name: s.Cluster, Created: time.Now().UTC(), Trusted: s.Trusted}
 	authority, err := journal.NewAuthority(record.ID)
 	if err != nil {
@@ -74,13 +86,6 @@ func Init(ctx context.Context, s InitSettings) error {
 		if err := repository.WriteFile(d.path("incarnation"), []byte(incarnation+"\n"), 0o600); err != nil {
 			return err
 		}
-		var admin *cluster.User
-		if s.AdminKey != "" {
-			if _, err := cluster.ParseUserName(string(s.Admin)); err != nil {
-				return err
-			}
-			admin = &cluster.User{Name: s.Admin, Keys: []string{s.AdminKey}, Admin: true}
-		}
 		member, client, err := d.dial(ctx, self)
 		if err != nil {
 			return err
@@ -95,7 +100,7 @@ func Init(ctx context.Context, s InitSettings) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		return journal.New(client).Found(ctx, record, marshalled, device(self, key), incarnation, admin)
+		return journal.New(client).Found(ctx, record, marshalled, device(self, key), incarnation, first)
 	})
 }
 

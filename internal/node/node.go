@@ -65,57 +65,58 @@ type Node struct {
 
 // Open opens the node of a data directory: it waits for the directory's lock
 // and for the journal, and listens. The caller must call Serve or Close.
-func Open(ctx context.Context, dir, version string, log *slog.Logger) (n *Node, err error) {
-	n = &Node{dir: dataDir(dir), log: log}
-	defer func() {
-		if err != nil {
-			n.Close()
-		}
-	}()
-	if err := checkGit(ctx); err != nil {
+func Open(ctx context.Context, dir, version string, log *slog.Logger) (*Node, error) {
+	n := &Node{dir: dataDir(dir), log: log}
+	if err := n.open(ctx, version); err != nil {
+		n.Close()
 		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Node) open(ctx context.Context, version string) (err error) {
+	if err := checkGit(ctx); err != nil {
+		return err
 	}
 	if n.self, err = config.LoadSelf(n.dir.config()); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			err = cluster.WithHint(fmt.Errorf("%s holds no node", dir), "`git cluster init` makes a new cluster there, `git cluster join` a further node")
+			err = cluster.WithHint(fmt.Errorf("%s holds no node", n.dir), "`git cluster init` makes a new cluster there, `git cluster join` a further node")
 		}
-		return nil, err
+		return err
 	}
-	n.log = log.With("node", n.self.Name)
+	n.log = n.log.With("node", n.self.Name)
 	if n.lock, err = n.dir.lock(ctx, n.log); err != nil {
-		return nil, err
+		return err
 	}
 	if n.key, err = n.dir.loadKey(); err != nil {
-		return nil, err
+		return err
 	}
 	if n.member, n.client, err = n.dir.dial(ctx, n.self); err != nil {
-		return nil, err
+		return err
 	}
 	n.journal = journal.New(n.client)
 	if len(n.self.Journal.Endpoints) == 0 {
 		n.members = journal.NewMembers(n.client, n.member)
 	}
 	if err := n.awaitJournal(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	incarnation, err := n.checkDisk(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n.rules = &rules{journal: n.journal, log: n.log, trusted: n.trusted()}
 	if _, err := n.rules.Refresh(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if err := n.compose(incarnation, version); err != nil {
-		return nil, err
+		return err
 	}
 	if n.sshLn, err = sshserver.Listen(n.self.SSH.Listen); err != nil {
-		return nil, err
+		return err
 	}
-	if n.localLn, err = localsocket.Listen(string(n.dir)); err != nil {
-		return nil, err
-	}
-	return n, nil
+	n.localLn, err = localsocket.Listen(string(n.dir))
+	return err
 }
 
 // compose makes the parts of the server, from the bottom up.

@@ -114,7 +114,10 @@ func (s *Service) ServeHook(ctx context.Context, q localsocket.HookRequest, stdi
 	case "pre-receive":
 		err = p.preReceive(ctx, q, stdin)
 	case "proc-receive":
-		err = procreceive.Serve(stdin, stdout, func(r procreceive.Request) ([]cluster.RefResult, error) { return p.decide(ctx, r) })
+		err = procreceive.Serve(stdin, stdout, func(r procreceive.Request) ([]cluster.RefResult, error) {
+			defer reassure(stderr)()
+			return p.decide(ctx, r)
+		})
 	default:
 		err = fmt.Errorf("unknown hook %q", q.Hook)
 	}
@@ -124,6 +127,27 @@ func (s *Service) ServeHook(ctx context.Context, q localsocket.HookRequest, stdi
 		return 1
 	}
 	return 0
+}
+
+// reassure tells the person who pushes, now and then until the returned function
+// is called, that the journal has not answered yet.
+func reassure(stderr io.Writer) (stop func()) {
+	const after = 5 * time.Second
+	quit, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(after)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				fmt.Fprintln(stderr, "# Waiting for the journal to confirm this push…")
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return func() { close(quit); <-ended }
 }
 
 // pushOf finds the push a token belongs to. Whoever has the token could speak

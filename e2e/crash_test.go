@@ -1,0 +1,206 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"gitcluster/internal/clustertest"
+)
+
+// TestKillAmongPushes kills one node after another while clients push, and
+// starts each again: nobody has to repair anything, and nothing is lost.
+func TestKillAmongPushes(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	deadline := time.Now().Add(loadFor(t))
+	var after atomic.Int64
+	victims := make(chan struct{})
+	go func() {
+		defer close(victims)
+		for i := 0; time.Now().Before(deadline); i++ {
+			n := c.Nodes[i%3]
+			// Kill it with a push of every client, more or less, under way.
+			seen := after.Load()
+			for after.Load() < seen+6 && time.Now().Before(deadline) {
+				waitTick(20 * time.Millisecond)
+			}
+			n.Kill()
+			if err := n.Start(); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	refused := atomic.Int64{}
+	acknowledged := pushUntil(t, c, "kill/a", 6, deadline, func(_ int, r clustertest.Result) {
+		after.Add(1)
+		if r.Status != 0 {
+			refused.Add(1) // its node was down, or went down
+		}
+	})
+	<-victims
+	t.Logf("%d pushes failed", refused.Load())
+	if refused.Load() == 0 {
+		t.Error("no push met a dead node: nothing was tested")
+	}
+	// A push that got no answer may have landed. So a client's ref is at what was
+	// acknowledged last or at something later.
+	for _, n := range c.Nodes {
+		got := lsRemote(t, c.Admin, n.Name, "kill/a")
+		dir := c.Repository(t, "kill/a")[n.Name]
+		for ref, oid := range acknowledged {
+			r := c.Admin.Run("", "git", "-c", "safe.directory=*", "-C", dir, "merge-base", "--is-ancestor", oid, got[ref])
+			if err := r.Err(); err != nil {
+				t.Errorf("%s: %s is at %q, acknowledged was %s: %v", n.Name, ref, got[ref], oid, err)
+			}
+		}
+	}
+	checkEverywhere(t, c, "kill/a", nil)
+	for _, dir := range c.Repository(t, "kill/a") {
+		noLocks(t, dir)
+	}
+	work := newWork(t, c.Admin)
+	c.Admin.Commit(t, work, "f", "afterwards")
+	for i := range 6 {
+		c.Admin.Via(c.Nodes[i%3].Name).Git(t, work, "push", "-q", "--force", "cluster::kill/a", fmt.Sprintf("HEAD:refs/heads/c%d", i))
+	}
+}
+
+// TestOrphan holds the data directory's lock as a Git process would that
+// outlives its killed node: the next life waits for it, and only then takes away
+// the locks it left.
+func TestOrphan(t *testing.T) {
+	c := clustertest.Start(t, 1)
+	u, n := c.Admin, c.Nodes[0]
+	work := newWork(t, u)
+	head := u.Commit(t, work, "f", "one")
+	u.Git(t, work, "push", "-q", "cluster::orphan/a", "main")
+	dir := c.Repository(t, "orphan/a")["node1"]
+	n.Kill()
+
+	lock, err := os.OpenFile(filepath.Join(n.Data, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		t.Fatalf("the lock of a killed node is not free: %v", err)
+	}
+	stale := []string{"refs/heads/main.lock", "HEAD.lock", "packed-refs.lock", "refs/heads/new.lock"}
+	for _, name := range stale {
+		if err := writeFile(filepath.Join(dir, name), head+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Await(t, 20*time.Second, func() string {
+		if strings.Contains(n.Log(), "waiting for the data directory's lock") {
+			return ""
+		}
+		return "the node says nothing of the lock"
+	})
+	if _, err := os.Stat(filepath.Join(dir, stale[0])); err != nil || n.Ready() {
+		t.Fatalf("it went on although the lock is held (ready: %v, its lock file: %v)", n.Ready(), err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.AwaitReady(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	noLocks(t, dir)
+	u.Commit(t, work, "f", "two")
+	u.Git(t, work, "push", "-q", "cluster::orphan/a", "main", "main:new")
+	fsck(t, c, "orphan/a")
+}
+
+// TestTwoServes starts a second node on a directory that has one.
+func TestTwoServes(t *testing.T) {
+	c := clustertest.Start(t, 1)
+	r := c.Admin.Run("", "git-cluster", "serve", "--data", c.Nodes[0].Data)
+	if said := r.Refused(t); !strings.Contains(said, "is in use by another node") || !strings.Contains(said, "hint: ") {
+		t.Errorf("%s", said)
+	}
+	c.Admin.Must(t, "", "git-cluster", "status")
+}
+
+// TestPausedNode reads from the others while one node does not move, and from
+// that one when it does again.
+func TestPausedNode(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	u := c.Admin
+	work := newWork(t, u)
+	u.Commit(t, work, "f", "one")
+	u.Via("node1").Git(t, work, "push", "-q", "cluster::pause/a", "main")
+	third := c.Node(t, "node3")
+	if err := third.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	head := u.Commit(t, work, "f", "two")
+	u.Via("node1").Git(t, work, "push", "-q", "cluster::pause/a", "main")
+	if got := lsRemote(t, u, "node2", "pause/a")["refs/heads/main"]; got != head {
+		t.Errorf("node2 shows %q, want %s", got, head)
+	}
+	if err := third.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if got := lsRemote(t, u, "node3", "pause/a")["refs/heads/main"]; got != head {
+		t.Errorf("node3 shows %q, want %s", got, head)
+	}
+	checkEverywhere(t, c, "pause/a", map[string]string{"refs/heads/main": head})
+}
+
+// TestStop ends nodes with SIGTERM: each ends with status 0, soon, and what was
+// acknowledged is there at its next start.
+func TestStop(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	u := c.Admin
+	work := newWork(t, u)
+	head := u.Commit(t, work, "f", "one")
+	u.Git(t, work, "push", "-q", "cluster::stop/a", "main")
+	for _, n := range c.Nodes {
+		start := time.Now()
+		if err := n.Stop(30 * time.Second); err != nil {
+			t.Errorf("%s: %v", n.Name, err)
+		}
+		// Nobody is served, so there is nothing to wait for.
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("%s took %v to stop with nothing to do", n.Name, took)
+		}
+	}
+	for _, n := range c.Nodes {
+		if err := n.Launch(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range c.Nodes {
+		if err := n.AwaitReady(30 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkEverywhere(t, c, "stop/a", map[string]string{"refs/heads/main": head})
+}
+
+// noLocks finds lock files in a repository.
+func noLocks(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".lock") {
+			t.Errorf("a lock is left: %s", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// waitTick waits for a moment between two looks at a state.
+func waitTick(d time.Duration) { <-time.After(d) }

@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"gitcluster/internal/clustertest"
+)
+
+// TestJoinThenStart joins two machines before either is started, as an operator
+// with several terminals does, and starts them in the other order.
+func TestJoinThenStart(t *testing.T) {
+	c := clustertest.Start(t, 1)
+	u, seed := c.Admin, c.Nodes[0]
+	work := newWork(t, u)
+	u.Commit(t, work, "f", "one")
+	u.Git(t, work, "push", "-q", "cluster::join/a", "main")
+	var joined []*clustertest.Node
+	for _, name := range []string{"second", "third"} {
+		n, err := c.NewNode(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := u.Must(t, "", "git-cluster", "token", "create", "--data", seed.Data)
+		if err := u.Run("", n.Settings("join", seed.SSH, "--token", token)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+		joined = append(joined, n)
+	}
+	// A machine that joined and never came up costs nothing.
+	u.Git(t, work, "push", "-q", "cluster::join/a", "main:other")
+	for _, i := range []int{1, 0} {
+		if err := joined[i].Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(joined[i].Kill)
+	}
+	clustertest.Await(t, 30*time.Second, func() string {
+		st, err := seed.Status()
+		if err != nil {
+			return err.Error()
+		}
+		for _, m := range st.Journal {
+			if !m.Voter {
+				return m.Name + " does not vote yet"
+			}
+		}
+		if len(st.Journal) != 3 {
+			return "the journal has not three servers"
+		}
+		return ""
+	})
+	r := u.Run("", "git-cluster", "repo", "show", "join/a", "--data", joined[1].Data)
+	if err := r.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGrow adds nodes one by one to a cluster in use, more than vote.
+func TestGrow(t *testing.T) {
+	c := clustertest.Start(t, 1)
+	u := c.Admin
+	work := newWork(t, u)
+	for i := range 4 {
+		head := u.Commit(t, work, "f", string(rune('a'+i)))
+		u.Via("node1").Git(t, work, "push", "-q", "cluster::grow/a", "main")
+		n, err := c.Grow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := lsRemote(t, u, n.Name, "grow/a")["refs/heads/main"]; got != head {
+			t.Errorf("%s shows %q, want %s", n.Name, got, head)
+		}
+		head = u.Commit(t, work, "f", string(rune('A'+i)))
+		u.Via(n.Name).Git(t, work, "push", "-q", "cluster::grow/a", "main")
+		checkEverywhere(t, c, "grow/a", map[string]string{"refs/heads/main": head})
+	}
+}

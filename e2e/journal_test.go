@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"gitcluster/internal/clustertest"
+)
+
+// TestQuorumLost takes two of three nodes away: the third refuses what it cannot
+// confirm, in bounded time and with the reason, serves stale data to who asks for
+// it, and is whole again with the others.
+func TestQuorumLost(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	u := c.Admin
+	work := newWork(t, u)
+	head := u.Commit(t, work, "f", "one")
+	u.Via("node1").Git(t, work, "push", "-q", "cluster::quorum/a", "main")
+	if got := lsRemote(t, u, "node3", "quorum/a")["refs/heads/main"]; got != head {
+		t.Fatalf("node3 shows %q", got)
+	}
+	c.Node(t, "node1").Kill()
+	c.Node(t, "node2").Kill()
+	u.Commit(t, work, "f", "two")
+
+	for what, r := range map[string]clustertest.Result{
+		"read through the helper": u.Via("node3").Run(work, "git", "ls-remote", "cluster::quorum/a"),
+		"read by ssh":             u.Run(work, "git", "ls-remote", "ssh://node3/quorum/a"),
+		"push through the helper": u.Via("node3").Run(work, "git", "push", "cluster::quorum/a", "main"),
+		"push by ssh":             u.Run(work, "git", "push", "ssh://node3/quorum/a", "main"),
+		"push of a new name":      u.Via("node3").Run(work, "git", "push", "cluster::quorum/new", "main"),
+	} {
+		said := r.Refused(t)
+		if !strings.Contains(said, "journal did not confirm") || !strings.Contains(said, "hint: ") {
+			t.Errorf("%s: no reason in\n%s", what, said)
+		}
+		if r.Took > 7*time.Second {
+			t.Errorf("%s: refused after %v", what, r.Took)
+		}
+	}
+	// Without a pin the helper tries the dead nodes first.
+	r := u.Run(work, "git", "ls-remote", "cluster::quorum/a")
+	if said := r.Refused(t); !strings.Contains(said, "git-remote-cluster: none of 3 replicas can serve") {
+		t.Errorf("%s", said)
+	}
+	for _, r := range []clustertest.Result{
+		u.Run("", "git-cluster", "status", "--data", c.Node(t, "node3").Data),
+		u.Run("", "git-cluster", "user", "add", "late", "--data", c.Node(t, "node3").Data),
+		u.Run("", "git-cluster", "repo", "create", "quorum/b", "--data", c.Node(t, "node3").Data),
+	} {
+		if said := r.Refused(t); !strings.Contains(said, "git-cluster: ") || !strings.Contains(said, "journal") {
+			t.Errorf("%v: %s", r.Args, said)
+		}
+		if r.Took > 8*time.Second {
+			t.Errorf("%v: refused after %v", r.Args, r.Took)
+		}
+	}
+
+	// Stale data is served where it is asked for, and called that.
+	stale := u.Via("node3").Run(work, "git", "-c", "cluster.staleOk=true", "ls-remote", "cluster::quorum/a")
+	if err := stale.Err(); err != nil || !strings.Contains(stale.Stdout, head+"\trefs/heads/main") || !strings.Contains(stale.Stderr, "may be stale") {
+		t.Errorf("stale read: %v\n%s%s", err, stale.Stdout, stale.Stderr)
+	}
+	if stale.Took > 3*time.Second {
+		t.Errorf("the stale read took %v", stale.Took)
+	}
+	clone := u.Run("", "git", "-c", "cluster.staleOk=true", "clone", "-q", "cluster::quorum/a", t.TempDir()+"/stale")
+	if err := clone.Err(); err != nil {
+		t.Errorf("stale clone: %v", err)
+	}
+
+	// A restart of the lone node waits for the others, and says so.
+	lone := c.Node(t, "node3")
+	lone.Kill()
+	for _, n := range []string{"node3", "node1", "node2"} {
+		if err := c.Node(t, n).Launch(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range c.Nodes {
+		if err := n.AwaitReady(40 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkEverywhere(t, c, "quorum/a", map[string]string{"refs/heads/main": head})
+	head = u.Git(t, work, "rev-parse", "HEAD")
+	u.Git(t, work, "push", "-q", "cluster::quorum/a", "main")
+	checkEverywhere(t, c, "quorum/a", map[string]string{"refs/heads/main": head})
+	if users := u.Must(t, "", "git-cluster", "user", "list"); strings.Contains(users, "late") {
+		t.Errorf("a refused change was made: %s", users)
+	}
+}
+
+// TestSourceIsDown reads a push from a node that missed it, while the node that took
+// it is down: another node has the objects by then.
+func TestSourceIsDown(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	u := c.Admin
+	work := newWork(t, u)
+	u.Commit(t, work, "f", "one")
+	u.Via("node1").Git(t, work, "push", "-q", "cluster::only/a", "main")
+	for _, n := range c.Nodes {
+		lsRemote(t, u, n.Name, "only/a")
+	}
+	if err := c.Node(t, "node3").Pause(); err != nil {
+		t.Fatal(err)
+	}
+	head := u.Commit(t, work, "f", "two")
+	u.Via("node1").Git(t, work, "push", "-q", "cluster::only/a", "main")
+	if got := lsRemote(t, u, "node2", "only/a")["refs/heads/main"]; got != head {
+		t.Fatalf("node2 shows %q", got)
+	}
+	c.Node(t, "node1").Kill()
+	if err := c.Node(t, "node3").Resume(); err != nil {
+		t.Fatal(err)
+	}
+	// node2 has a copy by now, and node3 finds it there.
+	clustertest.Await(t, 20*time.Second, func() string {
+		r := u.Run("", "git", "ls-remote", "ssh://node3/only/a", "main")
+		if !strings.HasPrefix(r.Stdout, head) {
+			return r.Stdout + r.Stderr
+		}
+		return ""
+	})
+}

@@ -1,0 +1,92 @@
+package clustertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
+)
+
+// Main runs the tests of a package that uses [Programs], and removes what was
+// built for them.
+func Main(m *testing.M) int {
+	defer func() {
+		if built.dir != "" {
+			os.RemoveAll(built.dir)
+		}
+	}()
+	return m.Run()
+}
+
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// Programs returns a folder with the module's programs, built when it is first
+// asked for.
+func Programs() (string, error) {
+	built.once.Do(func() {
+		built.dir, built.err = os.MkdirTemp("", "gc-bin-")
+		if built.err == nil {
+			built.err = build(built.dir)
+		}
+	})
+	return built.dir, built.err
+}
+
+func build(dir string) error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 10*time.Minute, errors.New("the build did not end"))
+	defer cancel()
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	c := gitcmd.Command{Args: []string{"go", "build", "-o", dir + string(filepath.Separator), "./cmd/..."}, Env: os.Environ(), Dir: root}
+	return new(gitexec.Runner).Run(ctx, c, gitexec.IO{})
+}
+
+// moduleRoot is the folder of go.mod: a test runs in that of its package.
+func moduleRoot() (string, error) {
+	start, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		if text, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && strings.HasPrefix(string(text), "module gitcluster\n") {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("%s is not in the module", start)
+		}
+	}
+}
+
+// Await polls until check returns "", and fails the test with what it returned
+// last when that takes too long.
+func Await(t testing.TB, limit time.Duration, check func() (missing string)) {
+	t.Helper()
+	if last := await(limit, check); last != "" {
+		t.Fatalf("after %v: %s", limit, last)
+	}
+}
+
+func await(limit time.Duration, check func() string) string {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(limit); ; <-tick.C {
+		last := check()
+		if last == "" || time.Now().After(deadline) {
+			return last
+		}
+	}
+}

@@ -1,0 +1,232 @@
+package clustertest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gitcluster/internal/admin"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
+)
+
+// A Node is one node's process and its data directory.
+type Node struct {
+	Name string
+	SSH  string // host:port
+	Data string
+
+	Env []string // set for its process beside a bare environment
+
+	cluster      *Cluster
+	peer, client string
+	log          string
+	process      *life
+}
+
+// A life is one run of a node's process.
+type life struct {
+	pid   int
+	end   context.CancelFunc
+	ended chan struct{}
+	err   error
+	ready chan struct{}
+}
+
+// NewNode names a node and draws its addresses. It makes and starts nothing.
+func (c *Cluster) NewNode(name string) (*Node, error) {
+	addrs, err := c.net.draw(3)
+	if err != nil {
+		return nil, err
+	}
+	return &Node{
+		Name: name, SSH: addrs[0], peer: addrs[1], client: addrs[2],
+		Data: filepath.Join(c.dir, name), log: filepath.Join(c.dir, name+".log"), cluster: c,
+	}, nil
+}
+
+// Settings is the command line of "git-cluster init" or "join" for the node.
+func (n *Node) Settings(args ...string) []string {
+	return append(append([]string{"git-cluster"}, args...),
+		"--data", n.Data, "--name", n.Name, "--ssh", n.SSH, "--journal-peer", n.peer, "--journal-client", n.client)
+}
+
+// Start starts the node and waits until it serves.
+func (n *Node) Start() error {
+	if err := n.Launch(); err != nil {
+		return err
+	}
+	return n.AwaitReady(40 * time.Second)
+}
+
+// Launch starts the node's process and does not wait.
+func (n *Node) Launch() error {
+	if n.Running() {
+		return fmt.Errorf("%s runs already", n.Name)
+	}
+	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	l := &life{ended: make(chan struct{}), ready: make(chan struct{})}
+	// The node tells as it tells systemd.
+	notify := filepath.Join(n.cluster.dir, n.Name+".notify")
+	if err := os.RemoveAll(notify); err != nil {
+		return err
+	}
+	heard, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.end = cancel
+	c := gitcmd.Command{
+		Args: []string{filepath.Join(n.cluster.Bin, "git-cluster"), "serve", "--data", n.Data},
+		Env:  append(bare(n.cluster), append([]string{"NOTIFY_SOCKET=" + notify}, n.Env...)...),
+		Dir:  n.cluster.dir,
+	}
+	p, err := new(gitexec.Runner).Start(ctx, c, gitexec.IO{Stdout: log, Stderr: log})
+	if err != nil {
+		cancel()
+		heard.Close()
+		return err
+	}
+	l.pid = p.PID()
+	go func() {
+		buf := make([]byte, 64)
+		if size, err := heard.Read(buf); err == nil && string(buf[:size]) == "READY=1" {
+			close(l.ready)
+		}
+	}()
+	go func() {
+		l.err = p.Wait()
+		heard.Close()
+		close(l.ended)
+	}()
+	n.process = l
+	return nil
+}
+
+// AwaitReady waits until the launched node says that it serves.
+func (n *Node) AwaitReady(limit time.Duration) error {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-n.process.ready:
+		return nil
+	case <-n.process.ended:
+		return fmt.Errorf("%s ended at its start: %w", n.Name, errors.Join(n.process.err, errors.New(n.Log())))
+	case <-timer.C:
+		return fmt.Errorf("%s does not serve after %v; its log:\n%s", n.Name, limit, n.Log())
+	}
+}
+
+// Ready reports whether the node has said that it serves.
+func (n *Node) Ready() bool {
+	select {
+	case <-n.process.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// Running reports whether the process is there.
+func (n *Node) Running() bool {
+	if n.process == nil {
+		return false
+	}
+	select {
+	case <-n.process.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// PID is the process's id.
+func (n *Node) PID() int { return n.process.pid }
+
+// Kill ends the process as a power cut would.
+func (n *Node) Kill() {
+	if !n.Running() {
+		return
+	}
+	syscall.Kill(n.process.pid, syscall.SIGKILL) // an error means that it is gone already
+	<-n.process.ended
+	n.process.end()
+}
+
+// Pause stops the process without ending it; Resume lets it go on.
+func (n *Node) Pause() error  { return syscall.Kill(n.process.pid, syscall.SIGSTOP) }
+func (n *Node) Resume() error { return syscall.Kill(n.process.pid, syscall.SIGCONT) }
+
+// Stop ends the node with SIGTERM and returns how it ended.
+func (n *Node) Stop(limit time.Duration) error {
+	syscall.Kill(n.process.pid, syscall.SIGTERM)
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-n.process.ended:
+		return n.process.err
+	case <-timer.C:
+		n.Kill()
+		return fmt.Errorf("%s did not stop within %v", n.Name, limit)
+	}
+}
+
+// Log returns what the node has logged.
+func (n *Node) Log() string {
+	data, err := os.ReadFile(n.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+// Status asks the node over its socket.
+func (n *Node) Status() (st admin.Status, err error) {
+	r := n.cluster.Admin.Run("", "git-cluster", "status", "--json", "--data", n.Data)
+	if err := r.Err(); err != nil {
+		return st, err
+	}
+	return st, json.Unmarshal([]byte(r.Stdout), &st)
+}
+
+// A network draws addresses that no other process of this machine uses by
+// chance. On Linux every cluster has a loopback address of its own: a port of
+// 127.0.0.1 that a killed node leaves may become the near end of somebody's
+// connection before the node is started again.
+type network struct{ host string }
+
+var networks atomic.Uint32
+
+func newNetwork() network {
+	if runtime.GOOS != "linux" {
+		return network{"127.0.0.1"}
+	}
+	pid := uint32(os.Getpid())
+	return network{fmt.Sprintf("127.%d.%d.%d", 64+pid>>8%128, pid%256, 1+networks.Add(1)%250)}
+}
+
+func (w network) draw(n int) ([]string, error) {
+	var all []string
+	for range n {
+		l, err := net.Listen("tcp", net.JoinHostPort(w.host, "0"))
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // held until all are drawn, so that no two are the same
+		all = append(all, l.Addr().String())
+	}
+	return all, nil
+}
