@@ -18,17 +18,21 @@ import (
 func TestKillAmongPushes(t *testing.T) {
 	c := clustertest.Start(t, 3)
 	deadline := time.Now().Add(loadFor(t))
-	var after atomic.Int64
+	landed := make(chan struct{}, 1000) // one for every push that was acknowledged
 	victims := make(chan struct{})
 	go func() {
 		defer close(victims)
-		for i := 0; time.Now().Before(deadline); i++ {
-			n := c.Nodes[i%3]
-			// Kill it with a push of every client, more or less, under way.
-			seen := after.Load()
-			for after.Load() < seen+6 && time.Now().Before(deadline) {
-				waitTick(20 * time.Millisecond)
+		over := time.After(time.Until(deadline))
+		for i := 0; ; i++ {
+			// Kill a node with a push of every client, more or less, under way.
+			for range 4 {
+				select {
+				case <-landed:
+				case <-over:
+					return
+				}
 			}
+			n := c.Nodes[i%3]
 			n.Kill()
 			if err := n.Start(); err != nil {
 				t.Error(err)
@@ -38,9 +42,13 @@ func TestKillAmongPushes(t *testing.T) {
 	}()
 	refused := atomic.Int64{}
 	acknowledged := pushUntil(t, c, "kill/a", 6, deadline, func(_ int, r clustertest.Result) {
-		after.Add(1)
 		if r.Status != 0 {
 			refused.Add(1) // its node was down, or went down
+			return
+		}
+		select {
+		case landed <- struct{}{}:
+		default:
 		}
 	})
 	<-victims
@@ -123,6 +131,7 @@ func TestOrphan(t *testing.T) {
 
 // TestTwoServes starts a second node on a directory that has one.
 func TestTwoServes(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	r := c.Admin.Run("", "git-cluster", "serve", "--data", c.Nodes[0].Data)
 	if said := r.Refused(t); !strings.Contains(said, "is in use by another node") || !strings.Contains(said, "hint: ") {
@@ -201,6 +210,3 @@ func noLocks(t *testing.T, dir string) {
 		t.Error(err)
 	}
 }
-
-// waitTick waits for a moment between two looks at a state.
-func waitTick(d time.Duration) { <-time.After(d) }

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -109,4 +112,59 @@ func fsck(t *testing.T, c *clustertest.Cluster, repo string) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestOneBranch lets clients of all nodes push to the same branch, each on top of
+// what it finds: every acknowledged commit is in the history, once.
+func TestOneBranch(t *testing.T) {
+	c := sharedCluster(t)
+	u := c.Admin
+	first := newWork(t, u)
+	u.Commit(t, first, "start", "0")
+	u.Git(t, first, "push", "-q", "cluster::load/one", "main")
+	const clients, each = 4, 5
+	var wg sync.WaitGroup
+	for i := range clients {
+		via := u.Via(c.Nodes[i%3].Name)
+		work := filepath.Join(t.TempDir(), "clone")
+		via.Git(t, "", "clone", "-q", "cluster::load/one", work)
+		wg.Go(func() {
+			for n := range each {
+				if err := writeFile(filepath.Join(work, fmt.Sprintf("c%d", i)), fmt.Sprint(n)); err != nil {
+					t.Error(err)
+					return
+				}
+				r := via.Run(work, "sh", "-c", "git add . && git commit -q -m "+fmt.Sprintf("c%d.%d", i, n))
+				for tries := 0; r.Status == 0; tries++ {
+					if r = via.Run(work, "git", "push", "-q", "origin", "main"); r.Status == 0 {
+						break
+					}
+					if !strings.Contains(r.Stderr, "fetch first") && !strings.Contains(r.Stderr, "non-fast-forward") || tries == 50 {
+						break
+					}
+					r = via.Run(work, "git", "pull", "-q", "--rebase")
+				}
+				if err := r.Err(); err != nil {
+					t.Errorf("client %d, commit %d: %v", i, n, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	u.Via("node2").Git(t, first, "pull", "-q", "--ff-only", "cluster::load/one", "main")
+	var subjects, want []string
+	for line := range strings.Lines(u.Git(t, first, "log", "--format=%s", "main", "--", "c*")) {
+		subjects = append(subjects, strings.TrimSpace(line))
+	}
+	for i := range clients {
+		for n := range each {
+			want = append(want, fmt.Sprintf("c%d.%d", i, n))
+		}
+	}
+	slices.Sort(subjects)
+	if !slices.Equal(subjects, want) {
+		t.Errorf("commits on the branch: %v, want %v", subjects, want)
+	}
+	checkEverywhere(t, c, "load/one", map[string]string{"refs/heads/main": u.Git(t, first, "rev-parse", "main")})
 }

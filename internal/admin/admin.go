@@ -251,7 +251,7 @@ func (s *Server) addKey(ctx context.Context, u *cluster.User, line string) error
 	if err != nil {
 		return err
 	}
-	for _, other := range d.Users {
+	for _, other := range append(d.Users, *u) {
 		for _, key := range other.Keys {
 			if _, f, err := NormalKey(key); err == nil && f == fingerprint {
 				return fmt.Errorf("the key %s is that of user %q: %w", fingerprint, other.Name, cluster.ErrExists)

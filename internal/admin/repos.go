@@ -90,20 +90,30 @@ func (s *Server) repoList(ctx context.Context, id cluster.Identity, p RepoList) 
 	if p.Limit <= 0 || p.Limit > most {
 		p.Limit = most
 	}
-	repos, err := s.Journal.ListRepos(ctx, cluster.RepoName(p.After), p.Limit)
-	if err != nil {
-		return nil, err
-	}
 	rules := s.Rules.Snapshot()
 	page := RepoPage{Repos: []RepoView{}}
-	if len(repos) == p.Limit {
-		page.Next = string(repos[len(repos)-1].Name)
-	}
-	for _, r := range repos {
-		if rules.Role(id, &r.Repo) >= cluster.RoleRead {
+	after := cluster.RepoName(p.After)
+	for len(page.Repos) < p.Limit {
+		repos, err := s.Journal.ListRepos(ctx, after, most)
+		if err != nil {
+			return nil, err
+		}
+		if len(repos) == 0 {
+			return page, nil
+		}
+		for _, r := range repos {
+			after = r.Name
+			if rules.Role(id, &r.Repo) < cluster.RoleRead {
+				continue
+			}
 			page.Repos = append(page.Repos, RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()})
+			if len(page.Repos) == p.Limit {
+				break
+			}
 		}
 	}
+	// The last readable name, never one that the asker may not know of.
+	page.Next = string(page.Repos[len(page.Repos)-1].Name)
 	return page, nil
 }
 
@@ -146,33 +156,31 @@ func (s *Server) repoDelete(ctx context.Context, id cluster.Identity, p RepoName
 	return s.Journal.DeleteRepo(ctx, at.Repo)
 }
 
+// repoSet changes HEAD first: that can be refused, and then nothing has changed.
 func (s *Server) repoSet(ctx context.Context, id cluster.Identity, p RepoSet) error {
 	at, err := s.resolve(ctx, id, p.Name, cluster.RoleAdmin)
 	if err != nil {
 		return err
 	}
-	err = s.Journal.ChangeRepo(ctx, at.Repo.ID, func(repo *cluster.Repo) {
+	if p.Branch != "" {
+		head, err := branch(p.Branch)
+		if err != nil {
+			return err
+		}
+		if _, err := s.Engine.Sync(ctx, at, nil); err != nil {
+			return err
+		}
+		if _, err := s.Engine.Commit(ctx, at.Repo.ID, engine.Push{ID: journal.NewID(), Actor: id, Head: head}); err != nil {
+			return err
+		}
+	}
+	return s.Journal.ChangeRepo(ctx, at.Repo.ID, func(repo *cluster.Repo) {
 		for to, from := range map[*bool]*bool{&repo.Public: p.Public, &repo.DenyNonFF: p.DenyNonFF, &repo.DenyDeletes: p.DenyDeletes} {
 			if from != nil {
 				*to = *from
 			}
 		}
 	})
-	if err != nil {
-		return err
-	}
-	if p.Branch == "" {
-		return nil
-	}
-	head, err := branch(p.Branch)
-	if err != nil {
-		return err
-	}
-	if _, err := s.Engine.Sync(ctx, at, nil); err != nil {
-		return err
-	}
-	_, err = s.Engine.Commit(ctx, at.Repo.ID, engine.Push{ID: journal.NewID(), Actor: id, Head: head})
-	return err
 }
 
 func (s *Server) resolve(ctx context.Context, id cluster.Identity, name string, role cluster.Role) (engine.Resolved, error) {

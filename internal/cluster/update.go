@@ -63,6 +63,11 @@ const Head = "HEAD"
 // hidden from every client.
 const StraysPrefix = "refs/strays/"
 
+// maxRefPart bounds a part of a ref name: Git makes it a file's name with ".lock"
+// behind it, and a replica whose file system refused that could not follow the
+// journal.
+const maxRefPart = 240
+
 // ParseRefName checks a full ref name by the rules of git-check-ref-format(1)
 // and requires at least three parts ("refs/heads/x"), as receive-pack does.
 // Unlike Git it requires UTF-8: the journal is JSON, which can hold no other
@@ -88,6 +93,9 @@ func ParseRefName(s string) (RefName, error) {
 	for part := range strings.SplitSeq(s, "/") {
 		if part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock") {
 			return bad(fmt.Sprintf("the part %q is not allowed", part))
+		}
+		if len(part) > maxRefPart {
+			return bad(fmt.Sprintf("a part is longer than %d bytes", maxRefPart))
 		}
 	}
 	for _, c := range []byte(s) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -34,6 +35,10 @@ func (e *Engine) admit(r *replica, waiting []*pending) (*batch, []*pending) {
 	touched := map[cluster.RefName]bool{}
 	var rest []*pending
 	for i, p := range waiting {
+		if p.Head != "" && r.table.Get(p.Head) == "" && r.table.CountBelow("refs/heads") > 0 {
+			p.end(nil, fmt.Errorf("there is no branch %q: %w", p.Head, cluster.ErrNotFound))
+			continue
+		}
 		if i > 0 && (len(rest) > 0 || !joinable(p, b, touched)) {
 			rest = append(rest, p)
 			continue

@@ -172,12 +172,12 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 		return e.fenceOff(r, "it shows version %d and the journal ends at %d", from.Version, head.Version)
 	}
 	start := time.Now()
-	entries, err := e.Journal.Entries(ctx, r.id, from.Version, head.Version)
+	missed, err := e.readMissed(ctx, r, from.Version, head.Version)
 	if err != nil {
 		return err
 	}
-	updates, newHead := collapse(r.table, entries)
-	if err := e.fetchMissing(ctx, r, from, head, entries, updates, tell); err != nil {
+	updates, newHead := missed.updates(r.table), missed.head
+	if err := e.fetchMissing(ctx, r, from, head, missed.newest, updates, tell); err != nil {
 		return err
 	}
 	if err := write(ctx, r.repo, r.table, updates); err != nil {
@@ -201,7 +201,7 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 	if err := e.finish(r, head.Position, updates); err != nil {
 		return err
 	}
-	if len(entries) > 0 {
+	if head.Version > from.Version {
 		e.Log.Info("caught up", "repo", r.id, "from", from.Version, "to", head.Version, "refs", len(updates), "took", time.Since(start).Round(time.Microsecond))
 	}
 	return nil
@@ -233,29 +233,46 @@ func (e *Engine) fenceOff(r *replica, format string, a ...any) error {
 	return err
 }
 
-// collapse reduces entries to the last value of each ref they touch, as updates
-// from what the table shows, and the last target of HEAD.
-func collapse(table *repository.RefTable, entries []journal.Entry) (updates []cluster.RefUpdate, head cluster.RefName) {
-	last := map[cluster.RefName]cluster.OID{}
-	for _, entry := range entries {
+// missed is what a replica has not seen: of each ref and of HEAD only the last
+// value, and the newest entry without its updates.
+type missed struct {
+	last   map[cluster.RefName]cluster.OID
+	head   cluster.RefName
+	newest journal.Entry
+}
+
+// readMissed reads the entries of (after, upTo] and collapses them as they come.
+func (e *Engine) readMissed(ctx context.Context, r *replica, after, upTo cluster.Version) (missed, error) {
+	m := missed{last: map[cluster.RefName]cluster.OID{}}
+	for entry, err := range e.Journal.Entries(ctx, r.id, after, upTo) {
+		if err != nil {
+			return m, err
+		}
 		for _, u := range entry.Updates {
-			last[u.Ref] = u.New
+			m.last[u.Ref] = u.New
 		}
 		if entry.Head != "" {
-			head = entry.Head
+			m.head = entry.Head
 		}
+		entry.Updates = nil
+		m.newest = entry
 	}
-	for ref, value := range last {
+	return m, nil
+}
+
+// updates are those that lead from what the table shows to what was missed.
+func (m missed) updates(table *repository.RefTable) (updates []cluster.RefUpdate) {
+	for ref, value := range m.last {
 		if old := table.Get(ref); old != value && !(old.IsZero() && value.IsZero()) {
 			updates = append(updates, cluster.RefUpdate{Ref: ref, Old: old, New: value})
 		}
 	}
-	return updates, head
+	return updates
 }
 
 // fetchMissing gets the objects that the updates need from a replica that has
 // them, unless they are held already. Held means with their whole history.
-func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Position, head journal.Head, entries []journal.Entry, updates []cluster.RefUpdate, tell func(string)) error {
+func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Position, head journal.Head, newest journal.Entry, updates []cluster.RefUpdate, tell func(string)) error {
 	wants := newValues(updates)
 	if len(wants) == 0 {
 		return nil
@@ -265,7 +282,7 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 		return err
 	}
 	var failures []error
-	for _, device := range e.sources(entries) {
+	for _, device := range e.sources(newest) {
 		tell(fmt.Sprintf("Synchronizing from %q (version %d → %d)…", device, from.Version, head.Version))
 		err := e.fetch(ctx, r.repo, device, wants, haves)
 		if err == nil {
@@ -276,7 +293,6 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 		}
 		failures = append(failures, fmt.Errorf("%s: %w", device, err))
 	}
-	newest := entries[len(entries)-1]
 	err := fmt.Errorf("version %d of repository %s is on %q, and no replica that has it answers: %w", newest.Version, r.id, newest.Device, errors.Join(append(failures, cluster.ErrNoReplica)...))
 	return cluster.WithHint(err, fmt.Sprintf("start %q again, or wait until it can be reached", newest.Device))
 }
@@ -292,12 +308,8 @@ func (e *Engine) fetch(ctx context.Context, repo *repository.Repository, device 
 
 // sources lists the nodes to fetch from: those that the newest entry names, then
 // all others, each nearest first.
-func (e *Engine) sources(entries []journal.Entry) []cluster.DeviceName {
+func (e *Engine) sources(newest journal.Entry) []cluster.DeviceName {
 	near := e.Peers.Nearest()
-	if len(entries) == 0 {
-		return near
-	}
-	newest := entries[len(entries)-1]
 	named := append(slices.Clone(newest.Copies), newest.Device)
 	var first, rest []cluster.DeviceName
 	for _, device := range near {

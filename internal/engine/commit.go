@@ -134,8 +134,8 @@ func (e *Engine) commit(r *replica, waiting []*pending) {
 			waiting = append(b.pushes(), waiting...)
 		}
 		for _, p := range waiting {
-			if errors.Is(err, ErrUnclear) {
-				p.end(nil, err)
+			if errors.Is(err, ErrUnclear) || len(p.Updates) == 0 {
+				p.end(nil, err) // there is no answer to give, or no ref to give it for
 			} else {
 				p.end(refuseAll(p.Updates, reason(err)), nil)
 			}

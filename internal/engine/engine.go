@@ -151,7 +151,11 @@ func (e *Engine) Resolve(ctx context.Context, name cluster.RepoName, f cluster.F
 	}
 	l := e.lookup(name)
 	defer e.release(name, l)
-	got, err := l.Do(ctx, func() (Resolved, error) {
+	// Whoever waits for a read that another's comes before waits no longer than
+	// the bound in all.
+	wait, cancel := context.WithTimeoutCause(ctx, e.Bound, fmt.Errorf("%w: %w", cluster.ErrUnavailable, errNoAnswer))
+	defer cancel()
+	got, err := l.Do(wait, func() (Resolved, error) {
 		ctx, cancel := context.WithTimeoutCause(e.ctx, e.Bound, errNoAnswer)
 		defer cancel()
 		repo, head, err := e.Journal.Lookup(ctx, name)

@@ -5,8 +5,8 @@
 // Entry points: one function per purpose, such as [UploadPack] or [UpdateRef].
 //
 // It promises that a command depends on its inputs alone: the configuration
-// comes from here through the environment, never from a file of the repository,
-// the account or the system; names that a stranger chose are never argv words
+// comes from here through the environment and overrides the repository's own file,
+// which only the node writes; the account's and the system's are not read; names that a stranger chose are never argv words
 // that Git could take for options; and no secret is ever in argv.
 package gitcmd
 

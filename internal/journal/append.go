@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -144,35 +145,55 @@ func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e En
 	}
 }
 
-// Entries returns the entries of the versions in (after, upTo], in order and
-// with their chunks. A missing one is an error: it has been trimmed.
-func (j *Journal) Entries(ctx context.Context, id cluster.RepoID, after, upTo cluster.Version) ([]Entry, error) {
-	var entries []Entry
-	const page = 500
-	for at := after + 1; at <= upTo; {
-		r, err := j.get(ctx, entryKey(id, at), clientv3.WithRange(entryKey(id, upTo+1)), clientv3.WithLimit(page))
-		if err != nil {
-			return nil, err
-		}
-		if len(r.Kvs) == 0 {
-			return nil, fmt.Errorf("repository %s: entry %d: %w", id, at, errNoRecord)
-		}
-		for _, kv := range r.Kvs {
-			var e Entry
-			if err := json.Unmarshal(kv.Value, &e); err != nil {
-				return nil, fmt.Errorf("entry %s: %w", kv.Key, err)
+// entryPage is how many entries are read at once: each may be as large as
+// chunkBytes, and an answer must come within one attempt of a read.
+const entryPage = 16
+
+// Entries gives the entries of the versions in (after, upTo], in order and with
+// their updates. It ends with an error if one is missing: that one has been
+// trimmed.
+func (j *Journal) Entries(ctx context.Context, id cluster.RepoID, after, upTo cluster.Version) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		for at := after + 1; at <= upTo; {
+			page, err := j.readPage(ctx, id, at, upTo)
+			if err != nil {
+				yield(Entry{}, err)
+				return
 			}
-			if e.Version != at {
-				return nil, fmt.Errorf("repository %s: entry %d: %w", id, at, errNoRecord)
+			for _, e := range page {
+				if !yield(e, nil) {
+					return
+				}
 			}
-			if e.Updates, err = j.updates(ctx, id, e); err != nil {
-				return nil, err
-			}
-			entries = append(entries, e)
-			at++
+			at += cluster.Version(len(page))
 		}
 	}
-	return entries, nil
+}
+
+// readPage reads some entries from the version at on.
+func (j *Journal) readPage(ctx context.Context, id cluster.RepoID, at, upTo cluster.Version) ([]Entry, error) {
+	missing := func(v cluster.Version) error { return fmt.Errorf("repository %s: entry %d: %w", id, v, errNoRecord) }
+	r, err := j.get(ctx, entryKey(id, at), clientv3.WithRange(entryKey(id, upTo+1)), clientv3.WithLimit(entryPage))
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Kvs) == 0 {
+		return nil, missing(at)
+	}
+	page := make([]Entry, len(r.Kvs))
+	for i, kv := range r.Kvs {
+		e := &page[i]
+		if err := json.Unmarshal(kv.Value, e); err != nil {
+			return nil, fmt.Errorf("entry %s: %w", kv.Key, err)
+		}
+		if want := at + cluster.Version(i); e.Version != want {
+			return nil, missing(want)
+		}
+		if e.Updates, err = j.updates(ctx, id, *e); err != nil {
+			return nil, err
+		}
+	}
+	return page, nil
 }
 
 // updates returns the entry's update list, joined from its chunks if it has any.

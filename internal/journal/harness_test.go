@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,7 +24,8 @@ import (
 var (
 	embedded    *server
 	distributed = sync.OnceValues(startDistributed)
-	scratch     string // a folder for all servers
+	running     *server // the distribution's, if a test has started it
+	scratch     string  // a folder for all servers
 )
 
 // A server is an etcd that tests share.
@@ -49,8 +49,8 @@ func TestMain(m *testing.M) {
 		}
 		defer embedded.stop()
 		code := m.Run()
-		if s, err := distributed(); err == nil {
-			s.stop()
+		if running != nil {
+			running.stop()
 		}
 		return code
 	}())
@@ -111,14 +111,10 @@ func startDistributed() (*server, error) {
 	peer := freeAddr()
 	s := &server{name: "external", addr: freeAddr()}
 	var log bytes.Buffer
-	cmd := exec.Command(path, "--name=test", "--data-dir="+filepath.Join(scratch, "distributed"), "--unsafe-no-fsync",
+	cmd := exec.Command(path, "--name=test", "--data-dir="+filepath.Join(scratch, "distributed"),
 		"--listen-client-urls=http://"+s.addr, "--advertise-client-urls=http://"+s.addr,
 		"--listen-peer-urls=http://"+peer, "--initial-advertise-peer-urls=http://"+peer, "--initial-cluster=test=http://"+peer)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + scratch}
-	if version, err := exec.Command(path, "--version").Output(); err == nil && strings.Contains(string(version), "Version: 3.4.") {
-		// That release has no such option; others have, and are quicker with it.
-		cmd.Args = append(cmd.Args[:3], cmd.Args[4:]...)
-	}
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -140,6 +136,7 @@ func startDistributed() (*server, error) {
 		return nil, fmt.Errorf("etcd did not start: %w\n%s", err, log.Bytes())
 	}
 	s.stop = func() { s.client.Close(); end() }
+	running = s
 	return s, nil
 }
 
@@ -270,4 +267,16 @@ func (t *faultyTxn) Commit() (*clientv3.TxnResponse, error) {
 		return nil, errors.New("connection lost after")
 	}
 	return r, err
+}
+
+// Entries collects what [Journal.Entries] gives.
+func (w *world) Entries(ctx context.Context, id cluster.RepoID, after, upTo cluster.Version) ([]Entry, error) {
+	var all []Entry
+	for e, err := range w.Journal.Entries(ctx, id, after, upTo) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
 }

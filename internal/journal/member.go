@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -24,15 +26,16 @@ import (
 // MemberConfig describes this node's embedded etcd server.
 type MemberConfig struct {
 	Name      string
-	Dir       string // its data
-	TLS       string // the folder of [Certificates.Save]
-	Peer      string // host:port it listens on for the other servers
-	Client    string // host:port it listens on for clients
-	Cluster   string // the cluster's id, so that servers of two clusters never talk
-	Initial   string // "name=https://host:port,…" of all members at its first start
-	Existing  bool   // its first start joins a cluster that is there
-	Advertise string // host others reach it by, if not that of Peer and Client
-	Log       string // file for etcd's own log
+	Dir       string   // its data
+	TLS       string   // the folder of [Certificates.Save]
+	Peer      string   // host:port it listens on for the other servers
+	Client    string   // host:port it listens on for clients
+	Cluster   string   // the cluster's id, so that servers of two clusters never talk
+	Initial   string   // "name=https://host:port,…" of all members at its first start
+	Existing  bool     // its first start joins a cluster that is there
+	Servers   []string // servers of that cluster, which are asked for its members then
+	Advertise string   // host others reach it by, if not that of Peer and Client
+	Log       string   // file for etcd's own log
 }
 
 // A Member is a running embedded etcd server.
@@ -75,14 +78,7 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	server, err := embed.StartEtcd(cfg)
-	for deadline := time.Now().Add(joinPatience); err != nil && c.Existing && notYetKnown(err) && time.Now().Before(deadline); {
-		// The server that was asked has not heard of this one's admission yet.
-		if pauseErr := pause(ctx, 200*time.Millisecond); pauseErr != nil {
-			return nil, pauseErr
-		}
-		server, err = embed.StartEtcd(cfg)
-	}
+	server, err := c.start(ctx, cfg)
 	if err != nil {
 		return nil, cluster.WithHint(fmt.Errorf("start the journal's server: %w", err),
 			"its log is "+c.Log+"; a node that was admitted but not started within "+startWithin.String()+" has lost its place: empty its data directory and join again")
@@ -97,6 +93,63 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// start starts the server. One that joins must name all members there are, which
+// may be others than at its admission, and must be known to the one it asks,
+// which may lag; so that is tried again for a while.
+func (c MemberConfig) start(ctx context.Context, cfg *embed.Config) (*embed.Etcd, error) {
+	_, err := os.Stat(filepath.Join(c.Dir, "member"))
+	first := c.Existing && errors.Is(err, fs.ErrNotExist)
+	for deadline := time.Now().Add(joinPatience); ; {
+		if first && len(c.Servers) > 0 {
+			if now, err := c.members(ctx, cfg.AdvertisePeerUrls[0].String()); err == nil {
+				cfg.InitialCluster = now
+			}
+		}
+		server, err := embed.StartEtcd(cfg)
+		if err == nil || !first || !notYetKnown(err) || time.Now().After(deadline) {
+			return server, err
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// members asks the cluster for the initial cluster of a server that joins.
+func (c MemberConfig) members(ctx context.Context, self string) (string, error) {
+	client, err := Dial(c.Servers, c.TLS)
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	list, err := client.MemberList(ctx)
+	if err != nil {
+		return "", err
+	}
+	return initialCluster(list.Members, func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, self) }, c.Name), nil
+}
+
+// initialCluster lists members as "name=URL,…". Etcd compares the URLs; for a
+// member that has not started, and so has no name, any will do.
+func initialCluster(members []*etcdserverpb.Member, isSelf func(*etcdserverpb.Member) bool, self string) string {
+	var all []string
+	for _, m := range members {
+		who := m.Name
+		switch {
+		case isSelf(m):
+			who = self
+		case who == "":
+			who = fmt.Sprintf("pending-%x", m.ID)
+		}
+		for _, u := range m.PeerURLs {
+			all = append(all, who+"="+u)
+		}
+	}
+	return strings.Join(all, ",")
 }
 
 // joinPatience is how long a server that joins waits until the others know it.
@@ -165,7 +218,7 @@ func Dial(endpoints []string, tlsDir string) (*Client, error) {
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second,
-		})},
+		}), grpc.WithIdleTimeout(0)},
 	}
 	if tlsDir != "" {
 		var err error
@@ -173,7 +226,13 @@ func Dial(endpoints []string, tlsDir string) (*Client, error) {
 			return nil, err
 		}
 	}
-	return clientv3.New(cfg)
+	client, err := clientv3.New(cfg)
+	if err == nil {
+		// The connection is made ready now and never idles, because making it
+		// ready reads the endpoints without a lock that a change of them holds.
+		client.ActiveConnection().Connect()
+	}
+	return client, err
 }
 
 func urls(endpoints []string, secure bool) []string {

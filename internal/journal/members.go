@@ -19,12 +19,13 @@ import (
 type Members struct {
 	client *clientv3.Client
 	own    *Member // this node's server; nil if it runs none
+	tls    string  // the folder with this node's credentials
 }
 
 // NewMembers returns the membership as a node sees it that runs the server own,
 // or none.
-func NewMembers(client *clientv3.Client, own *Member) *Members {
-	return &Members{client: client, own: own}
+func NewMembers(client *clientv3.Client, own *Member, tlsDir string) *Members {
+	return &Members{client: client, own: own, tls: tlsDir}
 }
 
 // voters is how many servers vote once there are enough nodes.
@@ -90,22 +91,8 @@ func (m *Members) Admit(ctx context.Context, name, peer string) (initial string,
 	if _, err := m.client.Put(ctx, memberKey(added.Member.ID), encode(admission{Name: name, At: time.Now().UTC()})); err != nil {
 		return "", unavailable(err)
 	}
-	var all []string
-	for _, there := range added.Members {
-		who := there.Name
-		switch {
-		case there.ID == added.Member.ID:
-			who = name
-		case who == "":
-			// It must be in the list, or etcd refuses the new server; the name
-			// there is but a label.
-			who = fmt.Sprintf("pending-%x", there.ID)
-		}
-		for _, u := range there.PeerURLs {
-			all = append(all, who+"="+u)
-		}
-	}
-	return strings.Join(all, ","), nil
+	isSelf := func(m *etcdserverpb.Member) bool { return m.ID == added.Member.ID }
+	return initialCluster(added.Members, isSelf, name), nil
 }
 
 // admission returns what is remembered of a server without a name; the zero
@@ -170,7 +157,7 @@ func (m *Members) ready(ctx context.Context, all []*etcdserverpb.Member, learner
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	its, err := m.client.Status(ctx, learner.ClientURLs[0])
+	its, err := m.status(ctx, learner.ClientURLs[0])
 	if err != nil {
 		return unavailable(err)
 	}
@@ -178,12 +165,23 @@ func (m *Members) ready(ctx context.Context, all []*etcdserverpb.Member, learner
 		if member.IsLearner || len(member.ClientURLs) == 0 {
 			continue
 		}
-		ours, err := m.client.Status(ctx, member.ClientURLs[0])
+		ours, err := m.status(ctx, member.ClientURLs[0])
 		if err == nil && its.RaftIndex+100 >= ours.RaftIndex {
 			return nil
 		}
 	}
 	return fmt.Errorf("journal server %q is still catching up", learner.Name)
+}
+
+// status asks one server, on a connection of its own: etcd's client does not
+// guard its endpoints, which Follow changes, against its own use of them there.
+func (m *Members) status(ctx context.Context, server string) (*clientv3.StatusResponse, error) {
+	client, err := Dial([]string{server}, m.tls)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	return client.Status(ctx, server)
 }
 
 // List returns the state of all servers.
@@ -198,7 +196,7 @@ func (m *Members) List(ctx context.Context) ([]MemberState, error) {
 			continue
 		}
 		attempt, cancel := context.WithTimeout(ctx, time.Second)
-		s, err := m.client.Status(attempt, member.ClientURLs[0])
+		s, err := m.status(attempt, member.ClientURLs[0])
 		cancel()
 		if err == nil && s.Leader != 0 {
 			leader = s.Leader

@@ -58,7 +58,7 @@ func (r *ring) tryStart(name, peer, initial string, seeds ...string) (*ringNode,
 	if n.client, err = Dial(seeds, r.tls); err != nil {
 		r.t.Fatal(err)
 	}
-	n.Members = NewMembers(n.client, n.Member)
+	n.Members = NewMembers(n.client, n.Member, r.tls)
 	r.t.Cleanup(n.stop)
 	return n, nil
 }
@@ -245,7 +245,7 @@ func TestMembersGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	four := &ringNode{Members: NewMembers(client, nil), client: client}
+	four := &ringNode{Members: NewMembers(client, nil, r.tls), client: client}
 	told := r.follow(four)
 	waitFor(t, func() string {
 		if got := told(); len(got) != 3 {

@@ -244,13 +244,15 @@ func (j *Journal) NameClash(ctx context.Context, name cluster.RepoName) error {
 		return err
 	}
 	for i, response := range r.Responses {
-		for _, kv := range response.GetResponseRange().Kvs {
-			other := strings.TrimPrefix(string(kv.Key), keyName)
-			if i == 0 {
-				return fmt.Errorf("%q cannot be a repository: it is the folder of the repository %q: %w", name, other, cluster.ErrExists)
-			}
-			return fmt.Errorf("%q cannot be a repository: %q is one, and nothing can be below it: %w", name, other, cluster.ErrExists)
+		found := response.GetResponseRange().Kvs
+		if len(found) == 0 {
+			continue
 		}
+		other := strings.TrimPrefix(string(found[0].Key), keyName)
+		if i == 0 {
+			return fmt.Errorf("%q cannot be a repository: it is the folder of the repository %q: %w", name, other, cluster.ErrExists)
+		}
+		return fmt.Errorf("%q cannot be a repository: %q is one, and nothing can be below it: %w", name, other, cluster.ErrExists)
 	}
 	return nil
 }

@@ -324,7 +324,12 @@ func TestUnreachable(t *testing.T) {
 		"Directory":  func() error { _, err := j.Directory(ctx); return err },
 		"Token":      func() error { _, err := j.Token(ctx, "x"); return err },
 		"UseToken":   func() error { return j.UseToken(ctx, "x") },
-		"Entries":    func() error { _, err := j.Entries(ctx, "x", 0, 1); return err },
+		"Entries": func() error {
+			for _, err := range j.Entries(ctx, "x", 0, 1) {
+				return err
+			}
+			return nil
+		},
 	} {
 		if err := call(); !errors.Is(err, cluster.ErrUnavailable) || errors.Is(err, cluster.ErrNotFound) {
 			t.Errorf("%s: %v, want unavailable", what, err)

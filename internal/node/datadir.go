@@ -60,6 +60,11 @@ func (d dataDir) lock(ctx context.Context, log *slog.Logger) (*os.File, error) {
 			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
 		if !told {
+			if conn, err := localsocket.Dial(ctx, string(d)); err == nil {
+				conn.Close() // not a leftover: a node that is alive
+				f.Close()
+				return nil, d.inUse()
+			}
 			log.Info("waiting for the data directory's lock", "path", f.Name())
 		}
 		t := time.NewTimer(50 * time.Millisecond)
@@ -72,10 +77,14 @@ func (d dataDir) lock(ctx context.Context, log *slog.Logger) (*os.File, error) {
 		}
 		if time.Now().After(deadline) {
 			f.Close()
-			return nil, cluster.WithHint(fmt.Errorf("the data directory %s is in use by another node or by a Git process of one", d),
-				"one data directory serves one node; stop the other one first")
+			return nil, d.inUse()
 		}
 	}
+}
+
+func (d dataDir) inUse() error {
+	return cluster.WithHint(fmt.Errorf("the data directory %s is in use by another node or by a Git process of one", d),
+		"one data directory serves one node; stop the other one first")
 }
 
 // lockPatience is how long a start waits for the writers of a former life.

@@ -256,7 +256,8 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 	if _, err := cluster.ParseDeviceName(string(ask.Name)); err != nil {
 		return reply, err
 	}
-	if there, ok := n.rules.Snapshot().Device(ask.Name); ok && there.PublicKey != publicLine(public) {
+	there, rejoins := n.rules.Snapshot().Device(ask.Name)
+	if rejoins && (there.PublicKey != publicLine(public) || !there.Enabled || !there.Trusted) {
 		return reply, cluster.WithHint(fmt.Errorf("device %q: %w", ask.Name, cluster.ErrExists), "give the node another --name")
 	}
 	data, err := n.journal.AuthorityKey(ctx)

@@ -96,7 +96,7 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	}
 	n.journal = journal.New(n.client)
 	if len(n.self.Journal.Endpoints) == 0 {
-		n.members = journal.NewMembers(n.client, n.member)
+		n.members = journal.NewMembers(n.client, n.member, n.dir.path("tls"))
 	}
 	if err := n.awaitJournal(ctx); err != nil {
 		return err
@@ -266,7 +266,7 @@ func (d dataDir) dial(ctx context.Context, self *config.Self) (*journal.Member, 
 		var err error
 		member, err = journal.StartMember(ctx, journal.MemberConfig{
 			Name: string(self.Name), Dir: d.path("journal"), TLS: d.path("tls"), Peer: j.Peer, Client: j.Client,
-			Cluster: self.ClusterID, Initial: j.Initial, Existing: j.Initial != "", Advertise: j.Advertise, Log: d.path("journal.log"),
+			Cluster: self.ClusterID, Initial: j.Initial, Existing: j.Initial != "", Servers: servers, Advertise: j.Advertise, Log: d.path("journal.log"),
 		})
 		if err != nil {
 			return nil, nil, err
