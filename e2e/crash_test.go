@@ -180,7 +180,7 @@ func TestStop(t *testing.T) {
 			t.Errorf("%s: %v", n.Name, err)
 		}
 		// Nobody is served, so there is nothing to wait for.
-		if took := time.Since(start); took > 4*time.Second {
+		if took := time.Since(start); took > 8*time.Second {
 			t.Errorf("%s took %v to stop with nothing to do", n.Name, took)
 		}
 	}
