@@ -15,6 +15,10 @@ type RepoName string
 // MaxRepoName is the greatest length of a RepoName in bytes.
 const MaxRepoName = 255
 
+// maxRepoParts bounds the folders of a name: a new one is compared with each of
+// them in one transaction.
+const maxRepoParts = 20
+
 // ParseRepoName checks a repository name as a person or a Git client wrote it.
 // A leading slash and a trailing ".git" or slash, which Git's URL forms add,
 // are dropped first.
@@ -38,6 +42,8 @@ func ParseRepoName(s string) (RepoName, error) {
 		return bad("it is longer than %d bytes", MaxRepoName)
 	case !utf8.ValidString(name):
 		return bad("it is not UTF-8")
+	case strings.Count(name, "/") >= maxRepoParts:
+		return bad("it has more than %d parts", maxRepoParts)
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		switch {

@@ -68,6 +68,10 @@ const StraysPrefix = "refs/strays/"
 // journal.
 const maxRefPart = 240
 
+// maxRefParts bounds the depth of a ref name: every part but the last is a
+// directory that every replica makes and syncs.
+const maxRefParts = 20
+
 // ParseRefName checks a full ref name by the rules of git-check-ref-format(1)
 // and requires at least three parts ("refs/heads/x"), as receive-pack does.
 // Unlike Git it requires UTF-8: the journal is JSON, which can hold no other
@@ -83,6 +87,8 @@ func ParseRefName(s string) (RefName, error) {
 		return bad("it has fewer than three parts")
 	case !utf8.ValidString(s):
 		return bad("it is not UTF-8")
+	case strings.Count(s, "/") >= maxRefParts:
+		return bad(fmt.Sprintf("it has more than %d parts", maxRefParts))
 	case len(s) > 1024:
 		return bad("it is longer than 1024 bytes")
 	case strings.Contains(s, ".."), strings.Contains(s, "@{"):

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -85,6 +86,9 @@ func joinable(p *pending, b *batch, touched map[cluster.RefName]bool) bool {
 // bad update fails alone, or with all others of an atomic push.
 func judge(table *repository.RefTable, p *pending) ([]cluster.RefResult, []cluster.RefUpdate) {
 	refused := map[int]string{}
+	if size(p.Updates) > maxEntry {
+		return refuseAll(p.Updates, "too many refs in one push; push fewer at a time"), nil
+	}
 	for i, u := range p.Updates {
 		if why := p.faults[u.Ref]; why != "" {
 			refused[i] = why
@@ -98,20 +102,36 @@ func judge(table *repository.RefTable, p *pending) ([]cluster.RefResult, []clust
 	return results(p.Push, refused), accepted
 }
 
+// maxEntry bounds the bytes of one push's updates in the journal, about 150,000
+// refs with usual names. The journal's servers hold every entry in memory for a
+// moment, and so does every replica that replays it.
+const maxEntry = 32 << 20
+
+func size(updates []cluster.RefUpdate) (bytes int) {
+	for _, u := range updates {
+		bytes += len(u.Ref) + len(u.Old) + len(u.New) + len(`{"ref":"","old":"","new":""},`)
+	}
+	return bytes
+}
+
 // tryUpdates applies to the table what it can of updates, deletions first, and
 // notes in refused what it cannot.
 func tryUpdates(table *repository.RefTable, updates []cluster.RefUpdate, refused map[int]string) (accepted []cluster.RefUpdate) {
-	seen := map[cluster.RefName]bool{}
+	// Git matches the answers by name, so of a ref that occurs twice no update
+	// can be accepted: the refusal of one would be told for the other.
+	times := map[cluster.RefName]int{}
+	for _, u := range updates {
+		times[u.Ref]++
+	}
 	for _, deleting := range []bool{true, false} {
 		for i, u := range updates {
 			if u.New.IsZero() != deleting || refused[i] != "" {
 				continue
 			}
-			if why := check(table, u, seen[u.Ref]); why != "" {
+			if why := check(table, u, times[u.Ref] > 1); why != "" {
 				refused[i] = why
 				continue
 			}
-			seen[u.Ref] = true
 			if table.Get(u.Ref) == u.New || u.New.IsZero() && table.Get(u.Ref) == "" {
 				continue // nothing changes: accepted without an entry
 			}
@@ -165,31 +185,60 @@ func results(p Push, refused map[int]string) []cluster.RefResult {
 	return all
 }
 
+// rehearsals bounds how often Git is asked for the bad refs of one batch.
+const rehearsals = 64
+
 // findFaults asks Git which updates it refuses by themselves, and why: it knows
-// what an object is and whether it exists. It halves the list rather than ask for
-// each of ten thousand.
-func (e *Engine) findFaults(r *replica, b *batch) map[cluster.RefName]string {
-	why := map[cluster.RefName]string{}
-	var search func(part []cluster.RefUpdate)
-	search = func(part []cluster.RefUpdate) {
+// what an object is and whether it exists. That is asked for all at once; what
+// else there may be is found by halving the list, which is bounded, because all others
+// wait meanwhile.
+func (e *Engine) findFaults(r *replica, b *batch) (map[cluster.RefName]string, error) {
+	why, err := r.repo.CheckValues(e.ctx, b.updates)
+	if err != nil || len(why) > 0 {
+		return why, err
+	}
+	left := rehearsals
+	var search func(part []cluster.RefUpdate) error
+	search = func(part []cluster.RefUpdate) error {
+		if left--; left < 0 {
+			return errors.New("git refuses too many of the refs; push fewer at a time")
+		}
 		err := e.rehearse(r, part)
 		switch {
 		case err == nil:
+			return nil
 		case len(part) == 1:
-			why[part[0].Ref] = gitReason(err)
-		default:
-			half := len(part) / 2
-			search(part[:half])
-			search(part[half:])
+			why[part[0].Ref] = err.Error()
+			return nil
+		}
+		half := len(part) / 2
+		return errors.Join(search(part[:half]), search(part[half:]))
+	}
+	return why, search(b.prepared)
+}
+
+// note remembers in the pushes what Git refuses of them, and reports whether
+// there is anything.
+func (b *batch) note(faults map[cluster.RefName]string) bool {
+	for _, p := range b.members {
+		for _, u := range p.Updates {
+			if why := faults[u.Ref]; why != "" {
+				if p.faults == nil {
+					p.faults = map[cluster.RefName]string{}
+				}
+				p.faults[u.Ref] = gitReason(why)
+			}
 		}
 	}
-	search(b.prepared)
-	for _, u := range b.deferred {
-		if err := r.repo.CheckValue(e.ctx, u); err != nil {
-			why[u.Ref] = gitReason(err)
-		}
+	return len(faults) > 0
+}
+
+func (b *batch) refs() []cluster.RefName {
+	refs := make([]cluster.RefName, len(b.updates))
+	for i, u := range b.updates {
+		refs[i] = u.Ref
 	}
-	return why
+	return refs
 }
 
 // rehearse lets Git check updates and lock their refs, and then drops the locks.
@@ -206,8 +255,8 @@ func (e *Engine) rehearse(r *replica, updates []cluster.RefUpdate) error {
 }
 
 // gitReason makes one line for a push's report of what Git said.
-func gitReason(err error) string {
-	text, _, _ := strings.Cut(err.Error(), "\n")
+func gitReason(said string) string {
+	text, _, _ := strings.Cut(said, "\n")
 	for _, prefix := range []string{"prepare refs: ", "fatal: ", "prepare: "} {
 		text = strings.TrimPrefix(text, prefix)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,7 +17,10 @@ import (
 // time; whoever needs it waits for it.
 func (e *Engine) reach(ctx context.Context, r *replica, head journal.Head, tell func(string)) error {
 	r.noteHead(head)
-	for joined := false; ; {
+	r.mu.Lock()
+	underWay := r.flight
+	r.mu.Unlock()
+	for {
 		r.mu.Lock()
 		switch {
 		case r.fenced != nil:
@@ -33,24 +37,43 @@ func (e *Engine) reach(ctx context.Context, r *replica, head journal.Head, tell 
 				return err
 			}
 			f = &flight{done: make(chan struct{})}
-			r.flight, joined = f, false
+			r.flight = f
 			go e.fly(r, f)
-		} else {
-			joined = true
 		}
 		r.mu.Unlock()
-		deaf := f.listen(tell)
-		select {
-		case <-f.done:
-			deaf()
-		case <-ctx.Done():
-			deaf()
-			return context.Cause(ctx)
+		if err := f.await(ctx, tell); err != nil {
+			return err
 		}
 		// A flight that was under way before we came may have failed for a
-		// reason that is gone; only our own failure counts.
-		if f.err != nil && !joined {
+		// reason that is gone; any later one speaks for us, too.
+		if f.err != nil && f != underWay {
 			return f.err
+		}
+		underWay = nil
+	}
+}
+
+// await waits for the flight's end and passes on what it tells.
+func (f *flight) await(ctx context.Context, tell func(string)) error {
+	lines, deaf := f.listen()
+	defer deaf()
+	for {
+		select {
+		case line := <-lines:
+			if tell != nil {
+				tell(line)
+			}
+		case <-f.done:
+			select {
+			case line := <-lines:
+				if tell != nil {
+					tell(line)
+				}
+			default:
+			}
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -184,8 +207,11 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 		r.table = nil
 		return err
 	}
-	if newHead != "" && newHead != r.table.Head() {
-		if err := r.repo.SetHead(ctx, newHead); err != nil {
+	if newHead != "" {
+		// Also where it has that target: a former life may have died before it
+		// was synced.
+		if err := setHead(ctx, r.repo, newHead); err != nil {
+			r.table = nil
 			return err
 		}
 		r.table.SetHead(newHead)
@@ -198,7 +224,7 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 		r.setApplied(from) // it was at the head; now that is known
 		return nil
 	}
-	if err := e.finish(r, head.Position, updates); err != nil {
+	if err := e.finish(r, head.Position, missed.refs()); err != nil {
 		return err
 	}
 	if head.Version > from.Version {
@@ -208,8 +234,8 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 }
 
 // finish makes the refs that were written durable and records the position.
-func (e *Engine) finish(r *replica, at cluster.Position, updates []cluster.RefUpdate) error {
-	if err := r.repo.SyncRefs(updates); err != nil {
+func (e *Engine) finish(r *replica, at cluster.Position, refs []cluster.RefName) error {
+	if err := r.repo.SyncRefs(refs); err != nil {
 		return err
 	}
 	if err := r.repo.SetApplied(at); err != nil {
@@ -270,6 +296,12 @@ func (m missed) updates(table *repository.RefTable) (updates []cluster.RefUpdate
 	return updates
 }
 
+// refs are all refs that were missed, also those that already have their value:
+// a former life may have died before they were synced.
+func (m missed) refs() []cluster.RefName {
+	return slices.Collect(maps.Keys(m.last))
+}
+
 // fetchMissing gets the objects that the updates need from a replica that has
 // them, unless they are held already. Held means with their whole history.
 func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Position, head journal.Head, newest journal.Entry, updates []cluster.RefUpdate, tell func(string)) error {
@@ -279,6 +311,11 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 	}
 	haves := knownClosed(r.table, updates)
 	if held, err := r.repo.Closed(ctx, wants, haves); err != nil || held {
+		if err == nil {
+			// They may be left from a push that came to nothing before their
+			// names were synced.
+			err = r.repo.SyncObjects()
+		}
 		return err
 	}
 	var failures []error
@@ -352,6 +389,19 @@ func write(ctx context.Context, repo *repository.Repository, table *repository.R
 		}
 	}
 	return nil
+}
+
+// setHead points HEAD at a branch, again if a Git process that was killed has
+// left its lock; nobody else writes here.
+func setHead(ctx context.Context, repo *repository.Repository, head cluster.RefName) error {
+	err := repo.SetHead(ctx, head)
+	if err != nil && context.Cause(ctx) == nil {
+		if err := repo.RemoveLocks(); err != nil {
+			return err
+		}
+		err = repo.SetHead(ctx, head)
+	}
+	return err
 }
 
 func transact(ctx context.Context, repo *repository.Repository, updates []cluster.RefUpdate) error {

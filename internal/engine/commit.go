@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -73,12 +72,19 @@ var ErrUnclear = journal.ErrUnclear
 // retryFor bounds how long a push that keeps losing against other nodes tries again.
 const retryFor = time.Minute
 
+// errBusy: other nodes' pushes came first for as long as we tried.
+var errBusy = errors.New("other pushes to this repository kept coming first; push again")
+
 // take empties the queue, up to a bound that keeps an entry small.
 func (r *replica) take() []*pending {
-	const most = 64
+	const most, mostUpdates = 64, 10_000
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := min(len(r.queue), most)
+	n, updates := 0, 0
+	for n < min(len(r.queue), most) && (n == 0 || updates+len(r.queue[n].Updates) <= mostUpdates) {
+		updates += len(r.queue[n].Updates)
+		n++
+	}
 	batch := slices.Clone(r.queue[:n])
 	r.queue = slices.Delete(r.queue, 0, n)
 	return batch
@@ -126,7 +132,9 @@ func (e *Engine) commit(r *replica, waiting []*pending) {
 					continue
 				}
 			}
-			err = fmt.Errorf("other pushes to this repository kept coming first; try again: %w", cluster.ErrUnavailable)
+			if err == nil || errors.Is(err, journal.ErrHeadMoved) {
+				err = errBusy
+			}
 		case errors.Is(err, errFaults):
 			waiting = append(b.pushes(), waiting...)
 			continue
@@ -235,12 +243,16 @@ var errFaults = errors.New("git refuses some updates")
 // prepare lets Git lock the refs of a batch. Git fails as a whole where one ref is
 // bad, so on failure the bad ones are looked for.
 func (e *Engine) prepare(r *replica, b *batch) (*repository.Transaction, error) {
-	var err error
-	for _, u := range b.deferred {
-		if err == nil {
-			err = r.repo.CheckValue(e.ctx, u)
+	if len(b.deferred) > 0 {
+		faults, err := r.repo.CheckValues(e.ctx, b.deferred)
+		if err != nil {
+			return nil, err
+		}
+		if b.note(faults) {
+			return nil, errFaults
 		}
 	}
+	var err error
 	for again := false; err == nil; again = true {
 		var tx *repository.Transaction
 		if tx, err = r.repo.Begin(e.ctx); err != nil {
@@ -262,21 +274,14 @@ func (e *Engine) prepare(r *replica, b *batch) (*repository.Transaction, error) 
 	if err := e.compareDisk(r, b); err != nil {
 		return nil, err
 	}
-	faults := e.findFaults(r, b)
-	if len(faults) == 0 {
-		return nil, err
+	faults, faultErr := e.findFaults(r, b)
+	if faultErr != nil {
+		return nil, faultErr
 	}
-	for _, p := range b.members {
-		for _, u := range p.Updates {
-			if why := faults[u.Ref]; why != "" {
-				if p.faults == nil {
-					p.faults = map[cluster.RefName]string{}
-				}
-				p.faults[u.Ref] = why
-			}
-		}
+	if b.note(faults) {
+		return nil, errFaults
 	}
-	return nil, errFaults
+	return nil, err
 }
 
 // compareDisk fences the replica if its refs are not those that the batch was
@@ -306,12 +311,12 @@ func (e *Engine) show(r *replica, tx *repository.Transaction, b *batch, head jou
 		}
 	}
 	if b.head != "" {
-		if err := r.repo.SetHead(e.ctx, b.head); err != nil {
+		if err := setHead(e.ctx, r.repo, b.head); err != nil {
 			return err
 		}
 	}
 	e.At(StepWritten)
-	if err := e.finish(r, head.Position, b.updates); err != nil {
+	if err := e.finish(r, head.Position, b.refs()); err != nil {
 		return err
 	}
 	e.At(StepApplied)

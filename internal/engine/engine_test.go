@@ -613,6 +613,107 @@ func TestReplacedIncarnationCountsForNothing(t *testing.T) {
 	}
 }
 
+// A client that takes nothing of what it is told holds up nobody else.
+func TestReaderThatDoesNotListen(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	one := w.commit()
+	w.nodes["a"].accept(set("refs/heads/main", "", one))
+	b := w.nodes["b"]
+	at, err := b.Resolve(t.Context(), w.repo.Name, cluster.Current)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told, forever := make(chan bool), make(chan bool)
+	defer close(forever)
+	var once sync.Once
+	go b.Sync(t.Context(), at, func(string) { once.Do(func() { close(told) }); <-forever })
+	<-told
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := b.read(ctx); err != nil {
+		t.Errorf("another reader: %v", err)
+	}
+	two := w.commit(one)
+	b.accept(set("refs/heads/main", one, two))
+}
+
+// One failed catch-up answers everybody who waits for it, not one after the other.
+func TestReadersShareAFailure(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.nodes["a"].accept(set("refs/heads/main", "", w.commit()))
+	w.nodes["a"].setDown(true)
+	before := w.nodes["a"].packs
+	const readers = 20
+	failed := make(chan error, readers)
+	for range readers {
+		go func() {
+			_, err := w.nodes["b"].read(t.Context())
+			failed <- err
+		}()
+	}
+	for range readers {
+		if err := <-failed; !errors.Is(err, cluster.ErrNoReplica) {
+			t.Errorf("got %v, want %v", err, cluster.ErrNoReplica)
+		}
+	}
+	if asked := w.nodes["a"].packs - before; asked > readers/2 {
+		t.Errorf("%d readers made %d attempts", readers, asked)
+	}
+}
+
+// A Git that was killed while it changed HEAD leaves a lock; that stops nobody.
+func TestStaleHeadLock(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	one := w.commit()
+	w.nodes["a"].accept(set("refs/heads/main", "", one), set("refs/heads/next", "", one))
+	v, _ := w.nodes["b"].sync()
+	if err := os.WriteFile(filepath.Join(v.Dir, "HEAD.lock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.nodes["a"].push(Push{Head: "refs/heads/next"})
+	w.same(map[string]string{"HEAD": "refs/heads/next", "refs/heads/main": string(one), "refs/heads/next": string(one)})
+}
+
+// Of a ref that a push names twice nothing is accepted: Git tells the client the
+// outcome by name.
+func TestRefNamedTwice(t *testing.T) {
+	w := newWorld(t, "a")
+	one, two := w.commit(), w.commit()
+	got := w.nodes["a"].push(Push{Updates: []cluster.RefUpdate{set("refs/heads/x", "", one), set("refs/heads/y", "", one), set("refs/heads/x", "", two)}})
+	for _, r := range got {
+		if want := r.Ref == "refs/heads/x"; (r.Refused != "") != want {
+			t.Errorf("%s: refused %q", r.Ref, r.Refused)
+		}
+	}
+	_, refs := w.nodes["a"].sync()
+	if refs["refs/heads/x"] != "" {
+		t.Error("one of the two was accepted")
+	}
+}
+
+// Many bad refs cost one question to Git, not one each.
+func TestManyBadRefs(t *testing.T) {
+	w := newWorld(t, "a")
+	one := w.commit()
+	blob := cluster.OID(w.git(w.work, "hash-object", "-w", "file"))
+	updates := []cluster.RefUpdate{set("refs/heads/good", "", one)}
+	for i := range 2000 {
+		updates = append(updates, set(fmt.Sprintf("refs/heads/bad/%d", i), "", blob))
+	}
+	w.nodes["a"].upload(one, blob)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	got, err := w.nodes["a"].Commit(ctx, w.repo.ID, Push{ID: journal.NewID(), Updates: updates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range got {
+		if (r.Refused == "") != (i == 0) {
+			t.Fatalf("%s: refused %q", r.Ref, r.Refused)
+		}
+	}
+}
+
 func TestStaleRead(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	one := w.commit()

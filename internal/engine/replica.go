@@ -21,14 +21,14 @@ type replica struct {
 	table *repository.RefTable   // guarded by apply; nil: to be read from disk
 	shown journal.Head           // guarded by apply; the head whose refs the table holds
 
-	mu       sync.Mutex
-	head     journal.Head // the newest head this node has heard of
-	applied  cluster.Position
-	loaded   bool  // applied and the disk were compared with the journal
-	fenced   error // why nothing may be read or written here
-	flight   *flight
-	queue    []*pending // pushes that wait for their turn
-	retrying bool       // a background retry is under way
+	mu        sync.Mutex
+	head      journal.Head // the newest head this node has heard of
+	applied   cluster.Position
+	loaded    bool  // applied and the disk were compared with the journal
+	fenced    error // why nothing may be read or written here
+	flight    *flight
+	queue     []*pending // pushes that wait for their turn
+	following bool       // a background task brings it to the head
 }
 
 func (r *replica) lock(ctx context.Context) error {
@@ -83,37 +83,39 @@ type flight struct {
 
 	mu        sync.Mutex
 	last      string
-	listeners map[*func(string)]bool
+	listeners map[chan string]bool
 }
 
-// tell sends a line to everyone who waits.
+// tell gives a line to everyone who waits. It never waits for them: it is called
+// under the apply lock, and a client that does not read must hold up nobody.
 func (f *flight) tell(line string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.last = line
 	for l := range f.listeners {
-		(*l)(line)
+		select {
+		case <-l: // a line nobody has taken is out of date
+		default:
+		}
+		l <- line // there is room: only this function, under f.mu, fills it
 	}
 }
 
-// listen gives l the last line and those that come, until the returned function
-// is called; after that it is never called again.
-func (f *flight) listen(l func(string)) (deaf func()) {
-	if l == nil {
-		return func() {}
-	}
+// listen returns a channel that holds the newest line not yet taken.
+func (f *flight) listen() (lines <-chan string, deaf func()) {
+	l := make(chan string, 1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.listeners == nil {
-		f.listeners = map[*func(string)]bool{}
+		f.listeners = map[chan string]bool{}
 	}
-	f.listeners[&l] = true
+	f.listeners[l] = true
 	if f.last != "" {
-		l(f.last)
+		l <- f.last
 	}
-	return func() {
+	return l, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		delete(f.listeners, &l)
+		delete(f.listeners, l)
 	}
 }

@@ -18,22 +18,70 @@ func (e *Engine) Run(ctx context.Context) error {
 	return e.Journal.WatchHeads(ctx, func(id cluster.RepoID, head journal.Head) {
 		r := e.replica(id)
 		r.noteHead(head)
-		if e.at(r, head) {
-			return
+		if !e.at(r, head) {
+			e.follow(ctx, r, slots)
 		}
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-		go func() {
-			defer func() { <-slots }()
-			if err := e.reach(ctx, r, head, nil); err != nil && ctx.Err() == nil {
-				e.Log.Warn("background catch-up failed", "repo", id, "error", err)
-				e.retryLater(ctx, r)
-			}
-		}()
 	}, e.forget)
+}
+
+// follow brings a replica to the newest head in the background, however many
+// heads come meanwhile: one task for each replica, and so many at work as there are
+// slots. It tries again until it succeeds, because the node that has the objects
+// may be the one that is down; while it waits for that it holds no slot.
+func (e *Engine) follow(ctx context.Context, r *replica, slots chan struct{}) {
+	r.mu.Lock()
+	start := !r.following
+	r.following = true
+	r.mu.Unlock()
+	if !start {
+		return
+	}
+	go func() {
+		for wait := 500 * time.Millisecond; ; wait = min(2*wait, 15*time.Second) {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			err := e.reachNewest(ctx, r)
+			<-slots
+			if r.followed(err) || ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				wait = 250 * time.Millisecond // another head came
+				continue
+			}
+			e.Log.Warn("background catch-up failed", "repo", r.id, "error", err)
+			t := time.NewTimer(wait)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				t.Stop()
+				return
+			}
+		}
+	}()
+}
+
+func (e *Engine) reachNewest(ctx context.Context, r *replica) error {
+	r.mu.Lock()
+	head := r.head
+	r.mu.Unlock()
+	return e.reach(ctx, r, head, nil)
+}
+
+// followed ends the background task if there is nothing left for it to do.
+func (r *replica) followed(err error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case errors.Is(err, cluster.ErrNotFound), errors.Is(err, cluster.ErrFenced), errors.Is(err, cluster.ErrStopping):
+	case err != nil || !r.applied.Reached(r.head.Position):
+		return false
+	}
+	r.following = false
+	return true
 }
 
 // at reports whether the replica shows the head, as far as the recorded
@@ -48,41 +96,6 @@ func (e *Engine) at(r *replica, head journal.Head) bool {
 	}
 	applied, err := local.Applied()
 	return err == nil && applied == head.Position
-}
-
-// retryLater tries again until the replica is at the newest head heard of: the
-// node that has the objects may be the one that is down.
-func (e *Engine) retryLater(ctx context.Context, r *replica) {
-	r.mu.Lock()
-	again := !r.retrying && r.fenced == nil
-	r.retrying = true
-	r.mu.Unlock()
-	if !again {
-		return
-	}
-	go func() {
-		defer func() {
-			r.mu.Lock()
-			r.retrying = false
-			r.mu.Unlock()
-		}()
-		for wait := 500 * time.Millisecond; ; wait = min(2*wait, 15*time.Second) {
-			t := time.NewTimer(wait)
-			select {
-			case <-t.C:
-			case <-ctx.Done():
-				t.Stop()
-				return
-			}
-			r.mu.Lock()
-			head := r.head
-			r.mu.Unlock()
-			err := e.reach(ctx, r, head, nil)
-			if err == nil || errors.Is(err, cluster.ErrNotFound) || errors.Is(err, cluster.ErrFenced) {
-				return
-			}
-		}
-	}()
 }
 
 // forget removes the replica of a repository that was deleted.

@@ -76,7 +76,7 @@ const chunkBytes = 512 << 10
 // entry is certainly not in the journal. A lost answer is not an answer: the
 // same transaction is repeated until etcd gives a definite one, and an entry that
 // bears our push id is success.
-func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted) (Head, error) {
+func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted) (_ Head, err error) {
 	stored, chunks, err := split(e)
 	if err != nil {
 		return Head{}, err
@@ -86,6 +86,12 @@ func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e En
 			return Head{}, err // garbage chunks are harmless; no entry names them
 		}
 	}
+	defer func() {
+		// A refused entry's chunks are named by nothing, ever.
+		if err != nil && len(chunks) > 0 && !errors.Is(err, ErrUnclear) {
+			j.kv.Delete(ctx, keyChunk+string(id)+"/"+stored.ChunkPush+"/", clientv3.WithPrefix())
+		}
+	}()
 	next := head
 	next.Position, next.Device = e.Position(), e.Device
 	if next.Oldest == 0 {
@@ -161,7 +167,10 @@ func (j *Journal) Entries(ctx context.Context, id cluster.RepoID, after, upTo cl
 				return
 			}
 			for _, e := range page {
-				if !yield(e, nil) {
+				// Chunks are read one entry at a time: sixteen large entries
+				// at once would be too much to hold.
+				e.Updates, err = j.updates(ctx, id, e)
+				if !yield(e, err) || err != nil {
 					return
 				}
 			}
@@ -188,9 +197,6 @@ func (j *Journal) readPage(ctx context.Context, id cluster.RepoID, at, upTo clus
 		}
 		if want := at + cluster.Version(i); e.Version != want {
 			return nil, missing(want)
-		}
-		if e.Updates, err = j.updates(ctx, id, *e); err != nil {
-			return nil, err
 		}
 	}
 	return page, nil

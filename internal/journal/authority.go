@@ -137,9 +137,20 @@ func (c Certificates) Save(dir string) error {
 	}
 	f := filesIn(dir)
 	return errors.Join(
-		os.WriteFile(f.key, c.Key, 0o600),
-		os.WriteFile(f.ca, c.CA, 0o644),
-		os.WriteFile(f.cert, c.Cert, 0o644))
+		writeSynced(f.key, c.Key, 0o600),
+		writeSynced(f.ca, c.CA, 0o644),
+		writeSynced(f.cert, c.Cert, 0o644))
+}
+
+// writeSynced writes a new file to disk: a power cut after a join must not leave
+// an empty key.
+func writeSynced(path string, data []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // clientTLS is how a node proves to the journal's servers that it belongs.

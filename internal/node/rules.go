@@ -19,6 +19,7 @@ type rules struct {
 	log     *slog.Logger
 	now     atomic.Pointer[access.Directory]
 	reads   share.Call[*access.Directory]
+	failed  atomic.Int64 // when a read for a stranger last failed, Unix nanoseconds
 }
 
 // Snapshot returns the rules as last heard of.
@@ -36,6 +37,24 @@ func (r *rules) Refresh(ctx context.Context) (*access.Directory, error) {
 		}
 		return r.set(d), nil
 	})
+}
+
+// refreshForStranger is Refresh for somebody whose key is not known. Every agent
+// offers some of those before the right one, so without an answer from the
+// journal it must not take long, nor every time.
+func (r *rules) refreshForStranger(ctx context.Context) (*access.Directory, error) {
+	const patience, silence = time.Second, 5 * time.Second
+	if time.Since(time.Unix(0, r.failed.Load())) < silence {
+		return r.Snapshot(), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	now, err := r.Refresh(ctx)
+	if err != nil {
+		r.failed.Store(time.Now().UnixNano())
+		return r.Snapshot(), nil
+	}
+	return now, nil
 }
 
 // follow keeps the snapshot current until the context ends.

@@ -15,6 +15,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -115,7 +116,9 @@ func (p *Peers) Pack(ctx context.Context, from cluster.DeviceName, id cluster.Re
 	s.session, err = conn.Start(ctx, PackCommand+" "+string(id), nil, &s.stderr)
 	if err != nil {
 		cancel()
-		p.drop(from, conn)
+		if !errors.Is(err, sshclient.ErrRefused) {
+			p.drop(from, conn) // other packs are on their way on a connection that only refused one more
+		}
 		return nil, err
 	}
 	go func() {

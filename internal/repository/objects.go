@@ -60,20 +60,43 @@ func (r *Repository) ReadPack(ctx context.Context, rd io.Reader, wants, haves []
 	return r.admit(quarantine)
 }
 
-// CheckValue reports what Git would say against giving the ref its new value:
-// that there is no such object, or that a branch must be a commit.
-func (r *Repository) CheckValue(ctx context.Context, u cluster.RefUpdate) error {
-	out, err := r.run.Output(ctx, gitcmd.CheckObjects(r.Dir), revisions([]cluster.OID{u.New}, nil))
+// CheckValues reports what Git would say against giving refs their new values:
+// that there is no such object, or that a branch must be a commit. It asks for
+// all at once; deletions have nothing to check.
+func (r *Repository) CheckValues(ctx context.Context, updates []cluster.RefUpdate) (faults map[cluster.RefName]string, err error) {
+	var values []cluster.OID
+	var asked []cluster.RefUpdate
+	for _, u := range updates {
+		if !u.New.IsZero() {
+			values, asked = append(values, u.New), append(asked, u)
+		}
+	}
+	faults = map[cluster.RefName]string{}
+	if len(values) == 0 {
+		return faults, nil
+	}
+	out, err := r.run.Output(ctx, gitcmd.CheckObjects(r.Dir), revisions(values, nil))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	switch _, kind, _ := strings.Cut(strings.TrimSpace(string(out)), " "); {
-	case kind == "missing":
-		return fmt.Errorf("trying to write ref '%s' with nonexistent object %s", u.Ref, u.New)
-	case u.Ref.IsBranch() && kind != "commit":
-		return fmt.Errorf("trying to write non-commit object %s to branch '%s'", u.New, u.Ref)
+	n := 0
+	for line := range strings.Lines(string(out)) {
+		if n == len(asked) {
+			break
+		}
+		u := asked[n]
+		n++
+		switch _, kind, _ := strings.Cut(strings.TrimSpace(line), " "); {
+		case kind == "missing":
+			faults[u.Ref] = fmt.Sprintf("trying to write ref '%s' with nonexistent object %s", u.Ref, u.New)
+		case u.Ref.IsBranch() && kind != "commit":
+			faults[u.Ref] = fmt.Sprintf("trying to write non-commit object %s to branch '%s'", u.New, u.Ref)
+		}
 	}
-	return nil
+	if n < len(asked) {
+		return nil, fmt.Errorf("git cat-file answered %d of %d questions", n, len(asked))
+	}
+	return faults, nil
 }
 
 // admit moves the packs of a quarantine into the repository.

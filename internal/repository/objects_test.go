@@ -194,7 +194,7 @@ func TestReadPackEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestCheckValue(t *testing.T) {
+func TestCheckValues(t *testing.T) {
 	w := newWorld(t)
 	one := w.commit()
 	w.receive(one)
@@ -212,18 +212,14 @@ func TestCheckValue(t *testing.T) {
 		{"refs/heads/x", missing, "trying to write ref 'refs/heads/x' with nonexistent object " + string(missing)},
 		{"refs/tags/x", missing, "trying to write ref 'refs/tags/x' with nonexistent object " + string(missing)},
 	} {
-		err := w.CheckValue(t.Context(), set(c.ref, "", c.oid))
-		if got := errorText(err); got != c.want {
+		faults, err := w.CheckValues(t.Context(), []cluster.RefUpdate{set("refs/tags/gone", one, ""), set("refs/heads/good", "", one), set(c.ref, "", c.oid)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := faults[cluster.RefName(c.ref)]; got != c.want || len(faults) > 1 || faults["refs/heads/good"] != "" {
 			t.Errorf("%s to %s: %q, want %q", c.ref, c.oid, got, c.want)
 		}
 	}
-}
-
-func errorText(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }
 
 // A pack that is admitted while readers look must never have an index without

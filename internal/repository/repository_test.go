@@ -257,7 +257,11 @@ func TestSyncRefs(t *testing.T) {
 		for _, u := range step { // one by one: Git refuses "a" and "a/b" in one transaction
 			w.change(u)
 		}
-		if err := w.SyncRefs(step); err != nil {
+		var refs []cluster.RefName
+		for _, u := range step {
+			refs = append(refs, u.Ref)
+		}
+		if err := w.SyncRefs(refs); err != nil {
 			t.Errorf("after %v: %v", step, err)
 		}
 	}

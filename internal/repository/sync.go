@@ -43,10 +43,10 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 }
 
 // SyncRefs syncs the directories that changes of these refs have touched.
-func (r *Repository) SyncRefs(updates []cluster.RefUpdate) error {
+func (r *Repository) SyncRefs(refs []cluster.RefName) error {
 	dirs := map[string]bool{r.Dir: true, filepath.Join(r.Dir, "refs"): true}
-	for _, u := range updates {
-		for dir := filepath.Dir(string(u.Ref)); dir != "." && dir != "refs"; dir = filepath.Dir(dir) {
+	for _, ref := range refs {
+		for dir := filepath.Dir(string(ref)); dir != "." && dir != "refs"; dir = filepath.Dir(dir) {
 			path := filepath.Join(r.Dir, dir)
 			if dirs[path] {
 				break
@@ -68,6 +68,9 @@ func (r *Repository) SyncRefs(updates []cluster.RefUpdate) error {
 func (r *Repository) SyncObjects() error {
 	return syncDirs(filepath.Join(r.Dir, "objects", "pack"), filepath.Join(r.Dir, "objects"))
 }
+
+// SyncDir syncs a directory: the names in it.
+func SyncDir(dir string) error { return syncPath(dir) }
 
 func syncDirs(dirs ...string) error {
 	for _, dir := range dirs {

@@ -44,7 +44,7 @@ func (s *Service) ReceivePack(ctx context.Context, q Request) error {
 	p, err := s.receive(ctx, q)
 	accepted := 0
 	if p != nil {
-		accepted = p.accepted
+		accepted = p.count()
 	}
 	s.Log.Info("request", "service", "receive-pack", "repo", q.Repo, "identity", q.Identity.String(), "refs", accepted,
 		"took", time.Since(start).Round(time.Microsecond), "error", errText(err))
@@ -89,9 +89,9 @@ func (s *Service) receive(ctx context.Context, q Request) (*push, error) {
 	}()
 	command := gitcmd.ReceivePack(view.Dir, q.Protocol, gitcmd.Push{Hooks: s.Hooks, Socket: s.Socket, Token: token})
 	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
-	if created && p.accepted == 0 {
-		// Nothing came of it. The condition on the head keeps what somebody
-		// else may have pushed meanwhile.
+	if created {
+		// If nothing came of it, it goes again. The condition on the head keeps
+		// what was pushed, by this client or another.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if _, err := s.Journal.DeleteIfEmpty(ctx, at.Repo, at.Head); err != nil {
@@ -99,6 +99,12 @@ func (s *Service) receive(ctx context.Context, q Request) (*push, error) {
 		}
 	}
 	return p, err
+}
+
+func (p *push) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accepted
 }
 
 // ServeHook answers a hook of a push in progress. A hook with a token that no
