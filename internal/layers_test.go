@@ -27,7 +27,7 @@ var layers = []struct {
 	packages []string
 }{
 	{"programs: arguments and exit codes", []string{
-		"cmd/git-cluster", "cmd/git-remote-cluster",
+		"cmd/git-cluster", "cmd/git-credential-device", "cmd/git-remote-cluster",
 	}},
 	{"compositions: what a program is made of", []string{
 		"internal/client", "internal/demo", "internal/node",
@@ -40,7 +40,7 @@ var layers = []struct {
 	{"engine: read, commit, catch up", []string{"internal/engine"}},
 	{"peer: node to node", []string{"internal/peer"}},
 	{"stores and wires: the journal, a repository on disk, who may do what, the node's own protocols, a choice of replica", []string{
-		"internal/access", "internal/journal", "internal/localsocket", "internal/procreceive", "internal/replica", "internal/repository",
+		"internal/access", "internal/credential", "internal/journal", "internal/localsocket", "internal/procreceive", "internal/replica", "internal/repository",
 	}},
 	{"means: running Git, reaching a server, reading addresses and files", []string{
 		"internal/address", "internal/config", "internal/gitexec", "internal/remotehelper", "internal/sshclient",

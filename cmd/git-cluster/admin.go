@@ -337,44 +337,6 @@ func grantsCommand() *cobra.Command {
 	}
 }
 
-func deviceCommand() *cobra.Command {
-	list := &cobra.Command{Use: "list", Short: "List the devices", Args: cobra.NoArgs}
-	asJSON := list.Flags().Bool("json", false, "print JSON")
-	list.RunE = func(cmd *cobra.Command, _ []string) error {
-		var devices []cluster.Device
-		if err := call(cmd, "device.list", struct{}{}, &devices); err != nil {
-			return err
-		}
-		if *asJSON {
-			return printJSON(cmd.OutOrStdout(), devices)
-		}
-		return table(cmd.OutOrStdout(), "DEVICE\tNODE\tSSH\tREGION\tENABLED\tTRUSTED", func(row func(string, ...any)) {
-			for _, d := range devices {
-				row("%s\t%v\t%s\t%s\t%v\t%v", d.Name, d.Node, d.SSH, d.Region, d.Enabled, d.Trusted)
-			}
-		})
-	}
-	return group("device", "Show the cluster's machines", list)
-}
-
-func tokenCommand() *cobra.Command {
-	create := &cobra.Command{
-		Use: "create", Short: "Make a token that admits one node, once", Args: cobra.NoArgs,
-		Long: "create prints a token, on its last line, with which one machine can `git cluster join`. Whoever has it can join; it is not shown again.",
-	}
-	valid := create.Flags().Duration("valid", time.Hour, "how long the token is good")
-	create.RunE = func(cmd *cobra.Command, _ []string) error {
-		var t admin.Token
-		if err := call(cmd, "token.create", admin.TokenCreate{Kind: "node", Valid: *valid}, &t); err != nil {
-			return err
-		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "This token admits one node until %s:\n", t.Expires.Local().Format(time.DateTime))
-		fmt.Fprintln(cmd.OutOrStdout(), t.Token)
-		return nil
-	}
-	return group("token", "Make tokens by which machines join", create)
-}
-
 // readKey reads a public key from a file or, for "-", from standard input.
 func readKey(path string) (string, error) {
 	var data []byte

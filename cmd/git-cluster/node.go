@@ -36,16 +36,8 @@ func settings(cmd *cobra.Command) (node.Settings, error) {
 	f := cmd.Flags()
 	get := func(name string) string { v, _ := f.GetString(name); return v }
 	s := node.Settings{Dir: dataFlag(cmd), Region: get("region"), SSH: get("ssh"), Advertise: get("advertise"), Peer: get("journal-peer"), Client: get("journal-client")}
-	name := get("name")
-	if name == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return s, err
-		}
-		name, _, _ = strings.Cut(host, ".")
-	}
 	var err error
-	if s.Name, err = cluster.ParseDeviceName(name); err != nil {
+	if s.Name, err = nameOrHost(get("name")); err != nil {
 		return s, err
 	}
 	host, _, err := net.SplitHostPort(s.SSH)
@@ -69,6 +61,33 @@ func settings(cmd *cobra.Command) (node.Settings, error) {
 		s.Client = net.JoinHostPort(host, "2379")
 	}
 	return s, nil
+}
+
+// nameOrHost is the name a machine was given, or that of its host.
+func nameOrHost(name string) (cluster.DeviceName, error) {
+	if name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return "", err
+		}
+		name, _, _ = strings.Cut(host, ".")
+	}
+	return cluster.ParseDeviceName(name)
+}
+
+const tokenHelp = "the last line that 'git cluster token create' printed; - reads it from standard input, which keeps it out of the process list"
+
+// readToken is the token of --token.
+func readToken(cmd *cobra.Command, flag string) (string, error) {
+	if flag == "-" {
+		if _, err := fmt.Fscanln(cmd.InOrStdin(), &flag); err != nil {
+			return "", fmt.Errorf("read the token: %w", err)
+		}
+	}
+	if flag == "" {
+		return "", cluster.WithHint(errors.New("--token is missing"), "`git cluster token create` on a node prints one")
+	}
+	return flag, nil
 }
 
 func initCommand() *cobra.Command {
@@ -123,22 +142,18 @@ func joinCommand() *cobra.Command {
 	}
 	nodeFlags(cmd)
 	tls := cmd.Flags().String("journal-tls", "", "folder with ca.pem, node.pem and node-key.pem, where the cluster's journal is an etcd of its own")
-	token := cmd.Flags().String("token", "", "the last line that 'git cluster token create' printed; - reads it from standard input, which keeps it out of the process list")
+	token := cmd.Flags().String("token", "", tokenHelp)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		s, err := settings(cmd)
 		if err != nil {
 			return err
 		}
 		s.TLS = *tls
-		if *token == "-" {
-			if _, err := fmt.Fscanln(cmd.InOrStdin(), token); err != nil {
-				return fmt.Errorf("read the token: %w", err)
-			}
+		secret, err := readToken(cmd, *token)
+		if err != nil {
+			return err
 		}
-		if *token == "" {
-			return cluster.WithHint(errors.New("--token is missing"), "`git cluster token create` on a node prints one")
-		}
-		if err := node.Join(cmd.Context(), args[0], *token, s); err != nil {
+		if err := node.Join(cmd.Context(), args[0], secret, s); err != nil {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "Joined as node %q in %s.\nStart it: git cluster serve --data %s\n", s.Name, s.Dir, s.Dir)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,11 +14,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"gitcluster/internal/admin"
+	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/localsocket"
 	"gitcluster/internal/shell"
-	"gitcluster/internal/sshclient"
 	"gitcluster/internal/version"
 )
 
@@ -39,7 +38,7 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().String("data", os.Getenv("GIT_CLUSTER_DATA"), "data directory of this machine's node (default "+defaultData+")")
 	root.PersistentFlags().String("cluster", "", "cluster of the client configuration, if not its default")
 	root.AddCommand(
-		initCommand(), joinCommand(), serveCommand(), shellCommand(), authorizedKeysCommand(), localTransportCommand(),
+		initCommand(), joinCommand(), serveCommand(), shellCommand(), authorizedKeysCommand(), localTransportCommand(), sshCommand(),
 		statusCommand(), repoCommand(), userCommand(), keyCommand(), grantCommand(), revokeCommand(), grantsCommand(),
 		deviceCommand(), tokenCommand(), demoCommand(), versionCommand(),
 	)
@@ -143,9 +142,9 @@ func overSSH(cmd *cobra.Command, stdin io.Reader, stdout, stderr io.Writer) erro
 	}
 	var failures []error
 	for _, node := range c.Nodes {
-		conn, err := dialNode(cmd.Context(), c, node)
+		conn, err := client.Connect(cmd.Context(), node.Name, "", wanted, os.Getenv)
 		if err != nil {
-			failures = append(failures, fmt.Errorf("%s: %w", node.Name, err))
+			failures = append(failures, err)
 			continue
 		}
 		defer conn.Close()
@@ -153,18 +152,6 @@ func overSSH(cmd *cobra.Command, stdin io.Reader, stdout, stderr io.Writer) erro
 		return err
 	}
 	return fmt.Errorf("no node of the cluster answers: %w", errors.Join(failures...))
-}
-
-func dialNode(ctx context.Context, c *config.Cluster, node config.Node) (*sshclient.Conn, error) {
-	key, err := node.Key()
-	if err != nil {
-		return nil, err
-	}
-	o := sshclient.Options{Addr: node.Addr(), User: c.User, IdentityFile: c.Identity, HostKey: key, Version: "gitcluster_" + version.String()}
-	if c.KnownHosts != "" {
-		o.KnownHosts = []string{c.KnownHosts}
-	}
-	return sshclient.Dial(ctx, o)
 }
 
 // table prints rows with aligned columns.

@@ -148,6 +148,10 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any,
 	case "device.list":
 		d, err := s.Journal.Directory(ctx)
 		return d.Devices, err
+	case "device.show":
+		return with(q, func(p DeviceName) (any, error) { return s.deviceShow(ctx, p) })
+	case "device.set":
+		return with(q, func(p DeviceSet) (any, error) { return nil, s.deviceSet(ctx, p) })
 	case "token.create":
 		return with(q, func(p TokenCreate) (any, error) { return s.tokenCreate(ctx, p) })
 	}

@@ -175,11 +175,9 @@ func (s *Server) repoSet(ctx context.Context, id cluster.Identity, p RepoSet) er
 		}
 	}
 	return s.Journal.ChangeRepo(ctx, at.Repo.ID, func(repo *cluster.Repo) {
-		for to, from := range map[*bool]*bool{&repo.Public: p.Public, &repo.DenyNonFF: p.DenyNonFF, &repo.DenyDeletes: p.DenyDeletes} {
-			if from != nil {
-				*to = *from
-			}
-		}
+		set(&repo.Public, p.Public)
+		set(&repo.DenyNonFF, p.DenyNonFF)
+		set(&repo.DenyDeletes, p.DenyDeletes)
 	})
 }
 

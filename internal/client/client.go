@@ -19,8 +19,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"gitcluster/internal/address"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
@@ -199,30 +197,16 @@ func (c *connector) attempt(ctx context.Context, candidate replica.Candidate, r 
 }
 
 func (c *connector) dial(ctx context.Context, candidate replica.Candidate, o remotehelper.Options) (*sshclient.Conn, error) {
-	opts := sshclient.Options{
-		Addr:             candidate.Addr,
-		User:             candidate.User,
-		IdentityFile:     candidate.Identity,
-		ConnectTimeout:   c.Limits.Connect,
-		HandshakeTimeout: c.Limits.Handshake,
-		KeepAlive:        keepAlive,
-		Version:          "gitcluster",
+	opts, err := options(ctx, candidate, c.Getenv)
+	if err != nil {
+		return nil, err
 	}
+	opts.ConnectTimeout, opts.HandshakeTimeout = c.Limits.Connect, c.Limits.Handshake
 	switch o.Family {
 	case "ipv4":
 		opts.Network = "tcp4"
 	case "ipv6":
 		opts.Network = "tcp6"
-	}
-	if candidate.KnownHosts != "" {
-		opts.KnownHosts = []string{candidate.KnownHosts}
-	}
-	if candidate.HostKey != "" {
-		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(candidate.HostKey))
-		if err != nil {
-			return nil, fmt.Errorf("host key of %s: %w", candidate.Name, err)
-		}
-		opts.HostKey = key
 	}
 	return sshclient.Dial(ctx, opts)
 }

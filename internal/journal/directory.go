@@ -177,10 +177,10 @@ func (j *Journal) AddDevice(ctx context.Context, d cluster.Device, incarnation s
 	return unavailable(err)
 }
 
-// UpdateDevice replaces the record of a device that is there.
-func (j *Journal) UpdateDevice(ctx context.Context, d cluster.Device) error {
-	key := keyDevice + string(d.Name)
-	return j.replace(ctx, key, encode(d), fmt.Sprintf("device %q", d.Name))
+// ChangeDevice changes a device's record with change, again if somebody else
+// changed it meanwhile.
+func (j *Journal) ChangeDevice(ctx context.Context, name cluster.DeviceName, change func(*cluster.Device) error) error {
+	return changeRecord(ctx, j, keyDevice+string(name), fmt.Sprintf("device %q", name), change)
 }
 
 // Incarnation returns the id of the disk the device last joined with.
@@ -211,23 +211,28 @@ func (j *Journal) AddUser(ctx context.Context, u cluster.User) error {
 // ChangeUser changes a user's record with change, again if somebody else
 // changed it meanwhile.
 func (j *Journal) ChangeUser(ctx context.Context, name cluster.UserName, change func(*cluster.User) error) error {
-	key := keyUser + string(name)
+	return changeRecord(ctx, j, keyUser+string(name), fmt.Sprintf("user %q", name), change)
+}
+
+// changeRecord reads a record, changes it, and writes it if nobody else did
+// meanwhile; else it does so again.
+func changeRecord[T any](ctx context.Context, j *Journal, key, what string, change func(*T) error) error {
 	for {
 		r, err := j.get(ctx, key)
 		if err != nil {
 			return err
 		}
 		if len(r.Kvs) == 0 {
-			return fmt.Errorf("user %q: %w", name, cluster.ErrNotFound)
+			return fmt.Errorf("%s: %w", what, cluster.ErrNotFound)
 		}
-		var u cluster.User
-		if err := json.Unmarshal(r.Kvs[0].Value, &u); err != nil {
+		var record T
+		if err := json.Unmarshal(r.Kvs[0].Value, &record); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if err := change(&record); err != nil {
 			return err
 		}
-		if err := change(&u); err != nil {
-			return err
-		}
-		t, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", r.Kvs[0].ModRevision)).Then(clientv3.OpPut(key, encode(u))).Commit()
+		t, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", r.Kvs[0].ModRevision)).Then(clientv3.OpPut(key, encode(record))).Commit()
 		if err != nil {
 			return unavailable(err)
 		}
@@ -323,15 +328,4 @@ func (j *Journal) record(ctx context.Context, key string, into any) error {
 		return fmt.Errorf("%s: %w", strings.TrimPrefix(key, "/gc/"), cluster.ErrNotFound)
 	}
 	return json.Unmarshal(r.Kvs[0].Value, into)
-}
-
-func (j *Journal) replace(ctx context.Context, key, value, what string) error {
-	r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), ">", 0)).Then(clientv3.OpPut(key, value)).Commit()
-	if err != nil {
-		return unavailable(err)
-	}
-	if !r.Succeeded {
-		return fmt.Errorf("%s: %w", what, cluster.ErrNotFound)
-	}
-	return nil
 }

@@ -69,7 +69,7 @@ func TestFound(t *testing.T) {
 func TestDevices(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
 		ctx := t.Context()
-		if err := w.UpdateDevice(ctx, device("a")); !errors.Is(err, cluster.ErrNotFound) {
+		if err := w.ChangeDevice(ctx, "a", func(*cluster.Device) error { return nil }); !errors.Is(err, cluster.ErrNotFound) {
 			t.Errorf("update of none: %v", err)
 		}
 		if _, err := w.Incarnation(ctx, "a"); !errors.Is(err, cluster.ErrNotFound) {
@@ -96,7 +96,7 @@ func TestDevices(t *testing.T) {
 		}
 		changed := device("a")
 		changed.Enabled, changed.Region = false, "west"
-		if err := w.UpdateDevice(ctx, changed); err != nil {
+		if err := w.ChangeDevice(ctx, changed.Name, func(d *cluster.Device) error { *d = changed; return nil }); err != nil {
 			t.Fatal(err)
 		}
 		d, err := w.Directory(ctx)

@@ -18,6 +18,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/config"
+	"gitcluster/internal/credential"
 	"gitcluster/internal/localsocket"
 	"gitcluster/internal/repository"
 )
@@ -164,6 +166,13 @@ func (d dataDir) createKey(comment string) (key, error) {
 		repository.WriteFile(d.path("device", "id_ed25519.pub"), []byte(k.public+" "+comment+"\n"), 0o644))
 }
 
+// saveIdentity makes the node's key an identity that Git can use on this machine,
+// too: with it in GIT_CLUSTER_DEVICE_DIR a person or a job fetches as the node.
+func (d dataDir) saveIdentity(self *config.Self, hosts []string) error {
+	id := credential.Identity{Name: self.Name, ClusterID: self.ClusterID, Cluster: self.Cluster, Hosts: hosts}
+	return id.Save(d.path("device"))
+}
+
 func publicLine(k ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))
 }
@@ -227,6 +236,9 @@ func build(dir string, fill func(dataDir) error) (err error) {
 					return err
 				}
 			}
+		}
+		if err := repository.SyncDir(dir); err != nil {
+			return err
 		}
 	}
 	return nil

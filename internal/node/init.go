@@ -71,6 +71,9 @@ func Init(ctx context.Context, s InitSettings) error {
 		if err != nil {
 			return err
 		}
+		if err := d.saveIdentity(self, []string{self.SSHAddress()}); err != nil {
+			return err
+		}
 		request, private, err := journal.NewRequest(string(s.Name), hostOf(s.Peer), s.Advertise)
 		if err != nil {
 			return err

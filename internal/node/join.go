@@ -18,6 +18,7 @@ import (
 	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
+	"gitcluster/internal/credential"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/repository"
 	"gitcluster/internal/session"
@@ -47,9 +48,17 @@ type joinRequest struct {
 	Name    cluster.DeviceName `json:"name"`
 	SSH     string             `json:"ssh"`
 	Region  string             `json:"region,omitempty"`
-	Peer    string             `json:"peer,omitempty"` // its journal server; empty: it wants none
-	Request []byte             `json:"request"`        // certificate request, PEM
+	Peer    string             `json:"peer,omitempty"`    // its journal server; empty: it wants none
+	Request []byte             `json:"request,omitempty"` // certificate request, PEM; none for a device that is no node
 	Disk    string             `json:"incarnation"`
+}
+
+// kind is what the joiner wants to be. Only a node has certificates to ask for.
+func (q joinRequest) kind() string {
+	if len(q.Request) > 0 {
+		return "node"
+	}
+	return "device"
 }
 
 type provenRequest struct {
@@ -57,12 +66,13 @@ type provenRequest struct {
 	Proof []byte `json:"proof"`
 }
 
-// joinReply admits the joiner.
+// joinReply admits the joiner. What follows Nodes is for nodes only.
 type joinReply struct {
 	Error     string   `json:"error,omitempty"`
 	Hint      string   `json:"hint,omitempty"`
 	Cluster   string   `json:"cluster"`
 	ClusterID string   `json:"cluster_id"`
+	Nodes     []string `json:"nodes"` // SSH addresses
 	CA        []byte   `json:"ca"`
 	Cert      []byte   `json:"cert"`
 	Initial   string   `json:"initial,omitempty"`   // the journal's members; empty: be a client only
@@ -127,13 +137,36 @@ func Join(ctx context.Context, seed, token string, s Settings) error {
 			self.Journal.Initial, self.Journal.Servers = reply.Initial, reply.Servers
 		}
 		return errors.Join(
+			d.saveIdentity(self, append(reply.Nodes, self.SSHAddress())),
 			(journal.Certificates{CA: reply.CA, Cert: reply.Cert, Key: private}).Save(d.path("tls")),
 			self.Write(d.config()))
 	})
 }
 
+// Enroll makes this machine a device of the cluster that the node at seed belongs
+// to, with its identity in dir: it may fetch as itself, and serves nothing.
+func Enroll(ctx context.Context, seed, token, dir string, name cluster.DeviceName) (*credential.Identity, error) {
+	if _, err := cluster.ParseDeviceName(string(name)); err != nil {
+		return nil, err
+	}
+	id, secret, err := admin.ParseToken(token)
+	if err != nil {
+		return nil, err
+	}
+	identity, err := credential.Prepare(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := askToJoin(ctx, seed, identity.Signer(), id, secret, joinRequest{Name: name, Disk: journal.NewID()})
+	if err != nil {
+		return nil, err
+	}
+	identity.Cluster, identity.ClusterID, identity.Hosts = reply.Cluster, reply.ClusterID, reply.Nodes
+	return identity, identity.Save(dir)
+}
+
 // askToJoin is the joiner's side of the conversation.
-func askToJoin(ctx context.Context, seed string, k key, id string, secret []byte, ask joinRequest) (*joinReply, error) {
+func askToJoin(ctx context.Context, seed string, k ssh.Signer, id string, secret []byte, ask joinRequest) (*joinReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	var dialer net.Dialer
@@ -146,7 +179,7 @@ func askToJoin(ctx context.Context, seed string, k key, id string, secret []byte
 	var hostKey ssh.PublicKey
 	conn, channels, requests, err := ssh.NewClientConn(tcp, seed, &ssh.ClientConfig{
 		User: sshserver.JoinUser,
-		Auth: []ssh.AuthMethod{ssh.PublicKeys(k.Signer)},
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(k)},
 		// Any key is accepted here; the node's proof covers the one it showed.
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { hostKey = key; return nil },
 	})
@@ -250,8 +283,8 @@ func (n *Node) admitJoiner(ctx context.Context, public ssh.PublicKey, s *session
 }
 
 func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.PublicKey, ask joinRequest) (reply joinReply, err error) {
-	if token.Kind != "node" {
-		return reply, fmt.Errorf("this token is for a %s", token.Kind)
+	if want := ask.kind(); token.Kind != want {
+		return reply, cluster.WithHint(fmt.Errorf("this token admits a %s, not a %s", token.Kind, want), "`git cluster token create` makes one for a node, with --device one for a device")
 	}
 	if _, err := cluster.ParseDeviceName(string(ask.Name)); err != nil {
 		return reply, err
@@ -259,14 +292,6 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 	there, rejoins := n.rules.Snapshot().Device(ask.Name)
 	if rejoins && (there.PublicKey != publicLine(public) || !there.Enabled || !there.Trusted) {
 		return reply, cluster.WithHint(fmt.Errorf("device %q: %w", ask.Name, cluster.ErrExists), "give the node another --name")
-	}
-	data, err := n.journal.AuthorityKey(ctx)
-	if err != nil {
-		return reply, err
-	}
-	authority, err := journal.ParseAuthority(data)
-	if err != nil {
-		return reply, err
 	}
 	if err := n.journal.UseToken(ctx, token.ID); err != nil {
 		return reply, errors.New(tokenError(err))
@@ -280,6 +305,24 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 		}
 	}()
 	reply = joinReply{Cluster: n.cluster.Name, ClusterID: n.cluster.ID}
+	for _, d := range n.rules.Snapshot().Nodes() {
+		reply.Nodes = append(reply.Nodes, d.SSH)
+	}
+	device := cluster.Device{Name: ask.Name, PublicKey: publicLine(public), Region: ask.Region, Enabled: true, Trusted: true, Joined: time.Now().UTC()}
+	if ask.kind() == "device" {
+		err = n.journal.AddDevice(ctx, device, ask.Disk)
+		n.log.Info("device admitted", "name", ask.Name, "error", err)
+		return reply, err
+	}
+	device.Node, device.SSH, device.Writable = true, ask.SSH, true
+	data, err := n.journal.AuthorityKey(ctx)
+	if err != nil {
+		return reply, err
+	}
+	authority, err := journal.ParseAuthority(data)
+	if err != nil {
+		return reply, err
+	}
 	if reply.CA, reply.Cert, err = authority.Issue(ask.Request); err != nil {
 		return reply, err
 	}
@@ -301,10 +344,7 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 			}
 		}
 	}
-	err = n.journal.AddDevice(ctx, cluster.Device{
-		Name: ask.Name, PublicKey: publicLine(public), Node: true, SSH: ask.SSH, Region: ask.Region,
-		Enabled: true, Trusted: true, Writable: true, Joined: time.Now().UTC(),
-	}, ask.Disk)
+	err = n.journal.AddDevice(ctx, device, ask.Disk)
 	n.log.Info("node admitted", "name", ask.Name, "ssh", ask.SSH, "error", err)
 	return reply, err
 }

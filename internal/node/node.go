@@ -237,7 +237,7 @@ func (n *Node) authenticate(ctx context.Context, _ string, key ssh.PublicKey, re
 	if err == nil {
 		return id, nil
 	}
-	now, refreshErr := n.rules.Refresh(ctx)
+	now, refreshErr := n.rules.refreshForStranger(ctx)
 	if refreshErr != nil {
 		return id, errors.Join(err, refreshErr)
 	}

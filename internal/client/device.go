@@ -1,0 +1,86 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"gitcluster/internal/config"
+	"gitcluster/internal/credential"
+	"gitcluster/internal/replica"
+	"gitcluster/internal/sshclient"
+)
+
+// identify says who to connect as: the device, if the environment asks for it,
+// by the handle that git-credential-device would give Git. It is asked in this
+// process, because Git's own `credential fill` drops the attributes that matter
+// here. Whatever is wrong with the device's identity is wrong for every replica.
+func identify(ctx context.Context, candidate replica.Candidate, getenv func(string) string, o *sshclient.Options) error {
+	if !credential.AsDevice(getenv) {
+		return nil
+	}
+	user := candidate.User
+	if user == config.DefaultUser {
+		user = ""
+	}
+	if user != "" {
+		if err := credential.Conflict(getenv, fmt.Sprintf("the user %q of the address", user)); err != nil {
+			return &finalError{err}
+		}
+	}
+	h := &credential.Helper{Getenv: getenv, Now: time.Now}
+	answer, err := h.Answer(ctx, credential.Request{Protocol: "ssh", Host: candidate.Addr})
+	if err != nil {
+		return &finalError{err}
+	}
+	if len(answer) == 0 {
+		return &finalError{fmt.Errorf("%s is set, but this device's identity is not for %s", credential.EnvAsDevice, candidate.Addr)}
+	}
+	var socket, fingerprint string
+	for _, a := range answer {
+		switch a.Key {
+		case "username":
+			o.User = a.Value
+		case "identityfile":
+			o.IdentityFile = a.Value
+		case "identityagent":
+			socket = a.Value
+		case "fingerprint":
+			fingerprint = a.Value
+		}
+	}
+	if socket == "" {
+		return nil
+	}
+	signer, err := agentSigner(ctx, socket, fingerprint)
+	if err != nil {
+		return &finalError{err}
+	}
+	o.Signers, o.IdentityFile = []ssh.Signer{signer}, ""
+	return nil
+}
+
+// agentSigner is the one key of an agent that is the device's. The connection to the
+// agent lasts as long as the program.
+func agentSigner(ctx context.Context, socket, fingerprint string) (ssh.Signer, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("the device's agent: %w", err)
+	}
+	signers, err := agent.NewClient(conn).Signers()
+	if err != nil {
+		return nil, fmt.Errorf("the device's agent: %w", err)
+	}
+	for _, s := range signers {
+		if ssh.FingerprintSHA256(s.PublicKey()) == fingerprint {
+			return s, nil
+		}
+	}
+	return nil, errors.New("the device's agent does not hold its key " + fingerprint)
+}
