@@ -30,13 +30,20 @@ func statusCommand() *cobra.Command {
 		if *asJSON {
 			return printJSON(out, st)
 		}
-		fmt.Fprintf(out, "cluster %s (%s), %d repositories, seen from %s\n\n", st.Cluster, st.ID, st.Repos, st.Node)
-		if err := table(out, "NODE\tSSH\tREGION\tJOURNAL\tENABLED", func(row func(string, ...any)) {
+		if st.Problem != "" {
+			fmt.Fprintf(out, "cluster %s (%s), as %s last knew it\n\n", st.Cluster, st.ID, st.Node)
+		} else {
+			fmt.Fprintf(out, "cluster %s (%s), %d repositories, seen from %s\n\n", st.Cluster, st.ID, st.Repos, st.Node)
+		}
+		if err := table(out, "NODE\tSSH\tREGION\tUP\tJOURNAL\tENABLED", func(row func(string, ...any)) {
 			for _, n := range st.Nodes {
-				row("%s\t%s\t%s\t%s\t%v", n.Name, n.SSH, n.Region, n.Journal, n.Enabled)
+				row("%s\t%s\t%s\t%v\t%s\t%v", n.Name, n.SSH, n.Region, yesNo(n.Up), n.Journal, n.Enabled)
 			}
 		}); err != nil {
 			return err
+		}
+		if st.Problem != "" {
+			return cluster.WithHint(errors.New(st.Problem), "start the nodes that are not up: the journal needs a majority of its voters")
 		}
 		if len(st.Behind) == 0 {
 			fmt.Fprintln(out, "\nevery replica that has reported is up to date")
@@ -52,6 +59,13 @@ func statusCommand() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "NO"
 }
 
 func repoCommand() *cobra.Command {
@@ -144,7 +158,7 @@ func repoDelete() *cobra.Command {
 		if !*yes {
 			return cluster.WithHint(fmt.Errorf("this would delete %q, with its history, from every node; nothing was done", args[0]), "add --yes")
 		}
-		return call(cmd, "repo.delete", admin.RepoName{Name: args[0]}, nil)
+		return call(cmd, "repo.delete", admin.RepoDelete{Name: args[0]}, nil)
 	}
 	return cmd
 }
@@ -192,6 +206,9 @@ func repoImport() *cobra.Command {
 			if err != nil {
 				return cluster.WithHint(fmt.Errorf("%s is no Git repository", path), "give the path of an existing repository, bare or not")
 			}
+			if shallow, err := gitOutput(cmd, path, "rev-parse", "--is-shallow-repository"); err == nil && shallow == "true" {
+				return cluster.WithHint(fmt.Errorf("%s is a shallow clone: its history is not all there", path), "git fetch --unshallow there first")
+			}
 			create := admin.RepoCreate{Name: string(name), Format: format}
 			if head, err := gitOutput(cmd, path, "symbolic-ref", "--quiet", "HEAD"); err == nil {
 				create.Branch = strings.TrimPrefix(head, "refs/heads/")
@@ -220,7 +237,11 @@ func repoImport() *cobra.Command {
 				env = append(env, "GIT_SSH_COMMAND="+quote(self)+" local-transport --data "+quote(data), "GIT_SSH_VARIANT=simple")
 			}
 			if err := runGit(cmd, env, "-C", path, "push", "--progress", target, "+refs/*:refs/*"); err != nil {
-				return err
+				// What came over stays; a repository that nothing came to goes again.
+				if cleanErr := call(cmd, "repo.delete", admin.RepoDelete{Name: string(name), IfEmpty: true}, nil); cleanErr != nil {
+					return fmt.Errorf("import %s: %w", name, errors.Join(err, cleanErr))
+				}
+				return fmt.Errorf("import %s: git push failed, as it says above", name)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Imported %s.\n", name)
 			return nil

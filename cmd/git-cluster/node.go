@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -18,6 +19,7 @@ import (
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/localsocket"
 	"gitcluster/internal/node"
+	"gitcluster/internal/session"
 	"gitcluster/internal/version"
 )
 
@@ -127,8 +129,8 @@ func initCommand() *cobra.Command {
 		if err := node.Init(cmd.Context(), i); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "Made the cluster %q with node %q in %s.\nStart it: git cluster serve --data %s\n", *name, s.Name, s.Dir, s.Dir)
-		return nil
+		fmt.Fprintf(cmd.OutOrStdout(), "Made the cluster %q with node %q in %s.\n", *name, s.Name, s.Dir)
+		return next(cmd, s.Dir)
 	}
 	return cmd
 }
@@ -156,10 +158,21 @@ func joinCommand() *cobra.Command {
 		if err := node.Join(cmd.Context(), args[0], secret, s); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "Joined as node %q in %s.\nStart it: git cluster serve --data %s\n", s.Name, s.Dir, s.Dir)
-		return nil
+		fmt.Fprintf(cmd.OutOrStdout(), "Joined as node %q in %s.\n", s.Name, s.Dir)
+		return next(cmd, s.Dir)
 	}
 	return cmd
+}
+
+// next says what to do with a new node, and the host key that its clients will
+// be shown.
+func next(cmd *cobra.Command, dir string) error {
+	public, err := os.ReadFile(filepath.Join(dir, "device", "id_ed25519.pub"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "Its host key: %s\nStart it: git cluster serve --data %s\n", strings.Join(strings.Fields(string(public))[:2], " "), quote(dir))
+	return nil
 }
 
 func serveCommand() *cobra.Command {
@@ -206,7 +219,7 @@ func shellCommand() *cobra.Command {
 			Env:     map[string]string{},
 			As:      cluster.Identity{User: cluster.UserName(*user), Device: cluster.DeviceName(*device)},
 		}
-		for _, name := range []string{"GIT_PROTOCOL", "GIT_CLUSTER_STALE_OK"} {
+		for name := range session.AllowedEnv {
 			if value := os.Getenv(name); value != "" {
 				request.Env[name] = value
 			}
@@ -228,7 +241,7 @@ func authorizedKeysCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "authorized-keys TYPE KEY",
 		Short: "Print the authorized_keys line of a key, for sshd's AuthorizedKeysCommand",
-		Long:  "authorized-keys prints the line that lets the key's owner run `git cluster shell` and nothing else, or nothing if the cluster does not know the key. In sshd_config:\n\n  AuthorizedKeysCommand /usr/local/bin/git-cluster authorized-keys --data /var/lib/git-cluster %t %k\n  AuthorizedKeysCommandUser git-cluster      # the account the node runs as\n  AcceptEnv GIT_PROTOCOL GIT_CLUSTER_STALE_OK",
+		Long:  "authorized-keys prints the line that lets the key's owner run `git cluster shell` and nothing else, or nothing if the cluster does not know the key. In sshd_config:\n\n  AuthorizedKeysCommand /usr/local/bin/git-cluster authorized-keys --data /var/lib/git-cluster %t %k\n  AuthorizedKeysCommandUser git-cluster      # the account the node runs as\n  AcceptEnv GIT_PROTOCOL GIT_CLUSTER_*",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var found admin.KeyOwner

@@ -62,7 +62,11 @@ func (s *Server) Serve(ctx context.Context, id cluster.Identity, r io.Reader, w 
 		err = fmt.Errorf("malformed administrative request: %w", err)
 	} else {
 		result, err = s.call(ctx, id, q)
-		s.Log.Info("admin", "method", q.Method, "identity", id.String(), "error", text(err))
+		log := s.Log.With("method", q.Method, "identity", id.String())
+		if err != nil {
+			log = log.With("error", err)
+		}
+		log.Info("admin")
 	}
 	var answer response
 	if err == nil {
@@ -117,7 +121,7 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any,
 	case "repo.rename":
 		return with(q, func(p RepoRename) (any, error) { return nil, s.repoRename(ctx, id, p) })
 	case "repo.delete":
-		return with(q, func(p RepoName) (any, error) { return nil, s.repoDelete(ctx, id, p) })
+		return with(q, func(p RepoDelete) (any, error) { return nil, s.repoDelete(ctx, id, p) })
 	case "repo.set":
 		return with(q, func(p RepoSet) (any, error) { return nil, s.repoSet(ctx, id, p) })
 	}
@@ -344,11 +348,4 @@ func (s *Server) revoke(ctx context.Context, p GrantChange) error {
 		return err
 	}
 	return s.Journal.RemoveGrant(ctx, p.Subject, pattern)
-}
-
-func text(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }

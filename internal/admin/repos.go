@@ -22,6 +22,13 @@ type RepoName struct {
 	Name string `json:"name"`
 }
 
+// RepoDelete removes a repository; with IfEmpty, only if nothing was ever pushed
+// to it.
+type RepoDelete struct {
+	Name    string `json:"name"`
+	IfEmpty bool   `json:"if_empty,omitempty"`
+}
+
 // RepoList asks for a page of repositories.
 type RepoList struct {
 	After string `json:"after,omitempty"`
@@ -148,9 +155,15 @@ func (s *Server) repoRename(ctx context.Context, id cluster.Identity, p RepoRena
 	return s.Journal.RenameRepo(ctx, at.Repo, to)
 }
 
-func (s *Server) repoDelete(ctx context.Context, id cluster.Identity, p RepoName) error {
+func (s *Server) repoDelete(ctx context.Context, id cluster.Identity, p RepoDelete) error {
 	at, err := s.resolve(ctx, id, p.Name, cluster.RoleAdmin)
 	if err != nil {
+		return err
+	}
+	if p.IfEmpty {
+		if at.Head.Version == 0 {
+			_, err = s.Journal.DeleteIfEmpty(ctx, at.Repo, at.Head)
+		}
 		return err
 	}
 	return s.Journal.DeleteRepo(ctx, at.Repo)

@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"gitcluster/internal/cluster"
@@ -22,6 +24,9 @@ type Status struct {
 	Journal []journal.MemberState `json:"journal,omitempty"` // the embedded servers
 	Repos   int                   `json:"repositories"`
 	Behind  []RepoView            `json:"behind"` // repositories with a replica that lags or is fenced
+	// Problem is why the journal could not be asked. Then nodes and servers are as
+	// this node last knew them, and nothing is said of repositories.
+	Problem string `json:"problem,omitempty"`
 }
 
 // NodeStatus is one node.
@@ -30,6 +35,7 @@ type NodeStatus struct {
 	SSH     string             `json:"ssh"`
 	Region  string             `json:"region,omitempty"`
 	Enabled bool               `json:"enabled"`
+	Up      bool               `json:"up"`      // its SSH front takes connections
 	Journal string             `json:"journal"` // "leader", "voter", "learner" or "client"
 }
 
@@ -39,12 +45,14 @@ func (s *Server) status(ctx context.Context, id cluster.Identity) (any, error) {
 	}
 	st := Status{Cluster: s.Cluster.Name, ID: s.Cluster.ID, Node: s.Device, Version: s.Version, Nodes: []NodeStatus{}, Behind: []RepoView{}}
 	rules, err := s.Rules.Refresh(ctx)
-	if err != nil {
-		return nil, err
+	if err == nil && s.Members != nil {
+		st.Journal, err = s.Members.List(ctx)
 	}
-	if s.Members != nil {
-		if st.Journal, err = s.Members.List(ctx); err != nil {
-			return nil, err
+	if err != nil {
+		st.Problem = err.Error()
+		rules = s.Rules.Snapshot()
+		if s.Members != nil {
+			st.Journal = s.Members.Known()
 		}
 	}
 	for _, d := range rules.Nodes() {
@@ -62,9 +70,53 @@ func (s *Server) status(ctx context.Context, id cluster.Identity) (any, error) {
 		}
 		st.Nodes = append(st.Nodes, n)
 	}
+	s.knock(ctx, st.Nodes)
+	if st.Problem != "" {
+		return st, nil
+	}
+	return s.repositories(ctx, st)
+}
+
+// knock finds out which nodes take connections.
+func (s *Server) knock(ctx context.Context, nodes []NodeStatus) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var wait sync.WaitGroup
+	for i := range nodes {
+		n := &nodes[i]
+		wait.Go(func() {
+			var dialer net.Dialer
+			conn, err := dialer.DialContext(ctx, "tcp", n.SSH)
+			if n.Up = err == nil; n.Up {
+				conn.Close()
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// repositories adds what the replicas have reported. Reports lag behind a push
+// for a moment, so one that shows a replica behind is looked at once more.
+func (s *Server) repositories(ctx context.Context, st Status) (Status, error) {
+	for look := 0; ; look++ {
+		st.Repos, st.Behind = 0, []RepoView{}
+		if err := s.lookAtReplicas(ctx, &st); err != nil || len(st.Behind) == 0 || look == 2 {
+			return st, err
+		}
+		t := time.NewTimer(400 * time.Millisecond)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return st, context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Server) lookAtReplicas(ctx context.Context, st *Status) error {
 	replicas, err := s.Journal.Replicas(ctx, "")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	byRepo := map[cluster.RepoID][]journal.Replica{}
 	for _, r := range replicas {
@@ -74,7 +126,7 @@ func (s *Server) status(ctx context.Context, id cluster.Identity) (any, error) {
 	for after := cluster.RepoName(""); ; {
 		repos, err := s.Journal.ListRepos(ctx, after, page)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, r := range repos {
 			after = r.Name
@@ -90,7 +142,7 @@ func (s *Server) status(ctx context.Context, id cluster.Identity) (any, error) {
 			}
 		}
 		if len(repos) < page {
-			return st, nil
+			return nil
 		}
 	}
 }

@@ -92,6 +92,7 @@ func (c *connector) Connect(ctx context.Context, service remotehelper.Service, o
 		return nil, err
 	}
 	r := request{service: service, options: o, path: addr.Path}
+	var telling error // the failure that says most: of a node that answered, if one did
 	for i, candidate := range candidates {
 		stream, err := c.try(ctx, candidate, &r)
 		if err == nil {
@@ -108,11 +109,17 @@ func (c *connector) Connect(ctx context.Context, service remotehelper.Service, o
 			return nil, err
 		case len(candidates) == 1:
 			return nil, plain(candidate.String(), err)
-		case i+1 == len(candidates):
-			return nil, plain(fmt.Sprintf("none of %d replicas can serve %s; the last, %s", len(candidates), addr, candidate), err)
+		}
+		placed := plain(candidate.String(), err)
+		if telling == nil || cluster.Hint(err) != "" || cluster.Hint(telling) == "" {
+			telling = placed
+		}
+		if i+1 == len(candidates) {
+			failure := fmt.Errorf("none of %d replicas can serve %s; %w", len(candidates), addr, telling)
+			return nil, cluster.WithHint(failure, cluster.Hint(telling))
 		}
 		if o.Verbosity >= 1 {
-			c.log.say("%v; trying %s", plain(candidate.String(), err), candidates[i+1].Name)
+			c.log.say("%v; trying %s", placed, candidates[i+1].Name)
 		}
 	}
 	return nil, errors.New("no replica to try")

@@ -162,7 +162,7 @@ func TestAllReplicasFail(t *testing.T) {
 	g.node("n1", retry)
 	last := g.node("n2", retry)
 	out, stderr, err := g.connect(remotehelper.ReceivePack)
-	want := "none of 2 replicas can serve cluster::demo/x; the last, n2 (" + last.Addr + "): journal unavailable   [2Jx"
+	want := "none of 2 replicas can serve cluster::demo/x; n2 (" + last.Addr + "): journal unavailable   [2Jx"
 	if out != "" || err == nil || err.Error() != want || cluster.Hint(err) != "wait" {
 		t.Errorf("stdout %q, %v (hint %q), want %q", out, err, cluster.Hint(err), want)
 	}
@@ -223,17 +223,18 @@ func TestParseSyncAnswer(t *testing.T) {
 
 func TestReadSettings(t *testing.T) {
 	for out, want := range map[string]settings{
-		"":                           {2, false},
-		"protocol.version\n1\x00":    {1, false},
-		"protocol.version\n7\x00":    {2, false},
-		"cluster.staleok\x00":        {2, true},
-		"cluster.staleok\nyes\x00":   {2, true},
-		"cluster.staleok\nTrue\x00":  {2, true},
-		"cluster.staleok\n1\x00":     {2, true},
-		"cluster.staleok\n0\x00":     {2, false},
-		"cluster.staleok\n\x00":      {2, false},
-		"cluster.staleok\nmaybe\x00": {2, false},
-		"cluster.staleok\ntrue\x00cluster.staleok\nfalse\x00protocol.version\n0\x00": {0, false},
+		"extensions.objectformat\nsha256\x00": {protocol: 2, format: "sha256"},
+		"":                                    {protocol: 2, staleOK: false},
+		"protocol.version\n1\x00":             {protocol: 1, staleOK: false},
+		"protocol.version\n7\x00":             {protocol: 2, staleOK: false},
+		"cluster.staleok\x00":                 {protocol: 2, staleOK: true},
+		"cluster.staleok\nyes\x00":            {protocol: 2, staleOK: true},
+		"cluster.staleok\nTrue\x00":           {protocol: 2, staleOK: true},
+		"cluster.staleok\n1\x00":              {protocol: 2, staleOK: true},
+		"cluster.staleok\n0\x00":              {protocol: 2, staleOK: false},
+		"cluster.staleok\n\x00":               {protocol: 2, staleOK: false},
+		"cluster.staleok\nmaybe\x00":          {protocol: 2, staleOK: false},
+		"cluster.staleok\ntrue\x00cluster.staleok\nfalse\x00protocol.version\n0\x00": {protocol: 0, staleOK: false},
 	} {
 		got := readSettings(t.Context(), func(context.Context, ...string) ([]byte, error) { return []byte(out), nil })
 		if got != want {

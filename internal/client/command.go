@@ -10,12 +10,13 @@ import (
 
 // settings is what Git's configuration says to the helper.
 type settings struct {
-	protocol int  // protocol.version
-	staleOK  bool // cluster.staleOk
+	protocol int    // protocol.version
+	staleOK  bool   // cluster.staleOk
+	format   string // extensions.objectFormat of the repository Git works in
 }
 
 // settingsPattern matches the keys of settings, as `git config` spells them.
-const settingsPattern = `^(protocol\.version|cluster\.staleok)$`
+const settingsPattern = `^(protocol\.version|cluster\.staleok|extensions\.objectformat)$`
 
 // readSettings asks Git. Where it cannot be asked the defaults hold, which are
 // the safe ones.
@@ -31,6 +32,10 @@ func readSettings(ctx context.Context, gitConfig func(context.Context, ...string
 		case "protocol.version":
 			if n, err := strconv.Atoi(value); err == nil && n >= 0 && n <= 2 {
 				s.protocol = n
+			}
+		case "extensions.objectformat":
+			if value == "sha1" || value == "sha256" {
+				s.format = value
 			}
 		case "cluster.staleok":
 			s.staleOK = !hasValue || isTrue(value)
@@ -68,6 +73,9 @@ func (r *request) environment() map[string]string {
 	}
 	if r.staleOK {
 		env["GIT_CLUSTER_STALE_OK"] = "1"
+	}
+	if r.format == "sha256" && !r.service.ReadsOnly() {
+		env["GIT_CLUSTER_OBJECT_FORMAT"] = r.format // sha1 is what a node assumes
 	}
 	return env
 }

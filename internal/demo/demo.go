@@ -68,6 +68,8 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer os.RemoveAll(d.Dir)
 	} else if err := emptyDir(&d.Dir); err != nil {
 		return err
+	} else if !o.Keep {
+		defer os.RemoveAll(d.Dir)
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
 	if err := d.setUp(ctx); err != nil {
@@ -301,6 +303,9 @@ func (d *demo) stop() error {
 
 // explain adds what the nodes logged last to an error.
 func (d *demo) explain(err error) error {
+	if errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "signal received") {
+		return errors.New("interrupted")
+	}
 	for _, n := range d.nodes {
 		data, readErr := os.ReadFile(n.log)
 		if readErr != nil {
@@ -362,7 +367,7 @@ func emptyDir(dir *string) (err error) {
 	}
 	entries, err := os.ReadDir(*dir)
 	if err == nil && len(entries) > 0 {
-		err = cluster.WithHint(fmt.Errorf("%s is not empty", *dir), "give a new --dir")
+		err = cluster.WithHint(fmt.Errorf("%s is not empty", *dir), "give a new --dir, or remove that one if it is of an earlier demo")
 	}
 	return err
 }

@@ -306,8 +306,17 @@ func unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = silence{err}
+	}
 	return fmt.Errorf("%w: %w", cluster.ErrUnavailable, err)
 }
+
+// silence says in words that a deadline passed.
+type silence struct{ error }
+
+func (s silence) Error() string { return "no answer in time" }
+func (s silence) Unwrap() error { return s.error }
 
 func pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {

@@ -17,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
@@ -200,6 +201,19 @@ func (m *Member) voters() (own, others []string) {
 	return own, others
 }
 
+// known returns all members as this server knows them.
+func (m *Member) known() []MemberState {
+	var all []MemberState
+	for _, member := range m.etcd.Server.Cluster().Members() {
+		s := MemberState{Name: member.Name, Voter: !member.IsLearner, Leader: member.ID == m.etcd.Server.Leader()}
+		if len(member.ClientURLs) > 0 {
+			s.Client = strings.TrimPrefix(member.ClientURLs[0], "https://")
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
 // A Client is a connection to the journal's servers. It has its name here so
 // that no other package needs to know whose it is.
 type Client = clientv3.Client
@@ -266,6 +280,25 @@ func joinHost(host, port string) string {
 	return host + ":" + port
 }
 
+// lastWords ends the program when the journal's server gives up: it does so by a
+// panic, whose trace helps nobody who runs a node.
+type lastWords string
+
+func (w lastWords) OnWrite(entry *zapcore.CheckedEntry, _ []zapcore.Field) {
+	fmt.Fprintf(os.Stderr, "git-cluster: the journal's server gave up: %s\n", firstLine(entry.Message))
+	hint := "its log is " + string(w)
+	if strings.Contains(entry.Message, "out of range") {
+		hint = "this node's journal is older than what the node has confirmed to the others: the directory is a copy or was restored; join again with an empty one, under another name (log: " + string(w) + ")"
+	}
+	fmt.Fprintln(os.Stderr, "hint:", hint)
+	os.Exit(1)
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
 func fileLogger(path string) (*zap.Logger, error) {
 	if path == "" {
 		return zap.NewNop(), nil
@@ -276,7 +309,7 @@ func fileLogger(path string) (*zap.Logger, error) {
 	cfg := zap.NewProductionConfig()
 	cfg.Level = zap.NewAtomicLevelAt(zap.WarnLevel)
 	cfg.OutputPaths, cfg.ErrorOutputPaths = []string{path}, []string{path}
-	logger, err := cfg.Build()
+	logger, err := cfg.Build(zap.WithPanicHook(lastWords(path)), zap.WithFatalHook(lastWords(path)))
 	if err != nil {
 		return nil, errors.Join(errors.New("open the journal's log"), err)
 	}

@@ -184,6 +184,14 @@ func (m *Members) status(ctx context.Context, server string) (*clientv3.StatusRe
 	return client.Status(ctx, server)
 }
 
+// Known returns the servers as this node's own knows them, without asking anybody.
+func (m *Members) Known() []MemberState {
+	if m.own == nil {
+		return nil
+	}
+	return m.own.known()
+}
+
 // List returns the state of all servers.
 func (m *Members) List(ctx context.Context) ([]MemberState, error) {
 	list, err := m.client.MemberList(ctx)

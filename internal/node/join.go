@@ -41,6 +41,9 @@ type joinChallenge struct {
 	Nonce []byte `json:"nonce,omitempty"`
 	Proof []byte `json:"proof,omitempty"`
 	Error string `json:"error,omitempty"`
+	// NeedsTLS is set where the journal is an etcd of its own, for which a node
+	// must bring its credentials.
+	NeedsTLS bool `json:"needs_tls,omitempty"`
 }
 
 // joinRequest is what the joiner asks for.
@@ -123,7 +126,7 @@ func Join(ctx context.Context, seed, token string, s Settings) error {
 				ask.Peer = net.JoinHostPort(s.Advertise, port)
 			}
 		}
-		reply, err := askToJoin(ctx, seed, k, id, secret, ask)
+		reply, err := askToJoin(ctx, seed, k, id, secret, ask, s.TLS != "")
 		if err != nil {
 			return err
 		}
@@ -157,7 +160,7 @@ func Enroll(ctx context.Context, seed, token, dir string, name cluster.DeviceNam
 	if err != nil {
 		return nil, err
 	}
-	reply, err := askToJoin(ctx, seed, identity.Signer(), id, secret, joinRequest{Name: name, Disk: journal.NewID()})
+	reply, err := askToJoin(ctx, seed, identity.Signer(), id, secret, joinRequest{Name: name, Disk: journal.NewID()}, false)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +169,7 @@ func Enroll(ctx context.Context, seed, token, dir string, name cluster.DeviceNam
 }
 
 // askToJoin is the joiner's side of the conversation.
-func askToJoin(ctx context.Context, seed string, k ssh.Signer, id string, secret []byte, ask joinRequest) (*joinReply, error) {
+func askToJoin(ctx context.Context, seed string, k ssh.Signer, id string, secret []byte, ask joinRequest, hasTLS bool) (*joinReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	var dialer net.Dialer
@@ -213,11 +216,15 @@ func askToJoin(ctx context.Context, seed string, k ssh.Signer, id string, secret
 		return nil, fmt.Errorf("the server at %s does not answer as a node: %w", seed, err)
 	}
 	if challenge.Error != "" {
-		return nil, cluster.WithHint(errors.New(challenge.Error), "`git cluster token create` on a node prints a new one")
+		return nil, cluster.WithHint(errors.New(challenge.Error), "`git cluster status` on a node shows the cluster; `git cluster token create` prints a new token")
 	}
 	if !hmac.Equal(challenge.Proof, proof(secret, "node", hostKey.Marshal(), mine, challenge.Nonce)) {
 		return nil, cluster.WithHint(errors.New("the server could not prove that it knows the token; nothing was sent to it"),
 			"the token may be mistyped, or the server is not the node you think it is")
+	}
+	if challenge.NeedsTLS && ask.kind() == "node" && !hasTLS {
+		return nil, cluster.WithHint(errors.New("this cluster's journal is an etcd of its own, which asks for a certificate"),
+			"add --journal-tls DIR, a folder with ca.pem, node.pem and node-key.pem; the token is still good")
 	}
 	body, err := json.Marshal(ask)
 	if err != nil {
@@ -247,14 +254,17 @@ func (n *Node) admitJoiner(ctx context.Context, public ssh.PublicKey, s *session
 	if err := receive(lines, &hello); err != nil || len(hello.Nonce) > 64 {
 		return 1
 	}
-	token, err := n.journal.Token(ctx, hello.Token)
+	short, cancelShort := context.WithTimeout(ctx, 5*time.Second)
+	token, err := n.journal.Token(short, hello.Token)
+	cancelShort()
 	if err != nil {
 		n.log.Warn("join refused", "remote", s.Remote.String(), "error", err)
 		send(s.Stdout, joinChallenge{Error: tokenError(err)})
 		return 1
 	}
 	mine, hostKey := nonce(), n.key.PublicKey().Marshal()
-	if err := send(s.Stdout, joinChallenge{Nonce: mine, Proof: proof(token.Secret, "node", hostKey, hello.Nonce, mine)}); err != nil {
+	if err := send(s.Stdout, joinChallenge{Nonce: mine, Proof: proof(token.Secret, "node", hostKey, hello.Nonce, mine),
+		NeedsTLS: n.members == nil && n.self.Journal.TLS != ""}); err != nil {
 		return 1
 	}
 	var proven provenRequest
@@ -351,7 +361,7 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 
 func tokenError(err error) string {
 	if errors.Is(err, cluster.ErrUnavailable) {
-		return "the journal is unavailable; try again"
+		return "the journal does not answer: fewer than a majority of its voters are up"
 	}
 	return "the token is unknown, used or expired"
 }

@@ -303,7 +303,7 @@ func (n *Node) awaitJournal(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		if tries%5 == 0 {
-			n.log.Warn("waiting for the journal", "error", err)
+			n.log.Warn("waiting for the journal: a majority of its voters must be up", "last_known", n.lastKnownServers(), "error", err)
 		}
 		t := time.NewTimer(100 * time.Millisecond)
 		select {
@@ -313,6 +313,16 @@ func (n *Node) awaitJournal(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+func (n *Node) lastKnownServers() []string {
+	if len(n.self.Journal.Endpoints) > 0 {
+		return n.self.Journal.Endpoints
+	}
+	if servers := n.dir.servers(); len(servers) > 0 {
+		return servers
+	}
+	return n.self.Journal.Servers
 }
 
 // checkDisk compares this disk with the one that joined.

@@ -46,8 +46,7 @@ func (s *Service) ReceivePack(ctx context.Context, q Request) error {
 	if p != nil {
 		accepted = p.count()
 	}
-	s.Log.Info("request", "service", "receive-pack", "repo", q.Repo, "identity", q.Identity.String(), "refs", accepted,
-		"took", time.Since(start).Round(time.Microsecond), "error", errText(err))
+	s.logRequest(q, "receive-pack", start, err, "refs", accepted)
 	return err
 }
 
@@ -55,7 +54,7 @@ func (s *Service) receive(ctx context.Context, q Request) (*push, error) {
 	at, err := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleWrite, cluster.Current)
 	created := false
 	if errors.Is(err, cluster.ErrNotFound) && s.mayCreate(ctx, q.Identity, q.Repo) {
-		at, err = s.Create(ctx, q.Identity, cluster.Repo{Name: q.Repo})
+		at, err = s.Create(ctx, q.Identity, cluster.Repo{Name: q.Repo, Format: q.Format})
 		if errors.Is(err, cluster.ErrExists) {
 			// Somebody else was first, or the name itself is impossible.
 			if other, resolveErr := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleWrite, cluster.Current); resolveErr == nil {
@@ -234,7 +233,7 @@ func (p *push) decide(ctx context.Context, q procreceive.Request) ([]cluster.Ref
 			return nil, err
 		}
 		if err != nil {
-			return answer(q.Updates, nil, errText(err), nil), nil
+			return answer(q.Updates, nil, err.Error(), nil), nil
 		}
 	}
 	for _, r := range results {

@@ -67,6 +67,7 @@ type Request struct {
 	Repo      cluster.RepoName
 	Protocol  string // GIT_PROTOCOL as the client set it
 	Freshness cluster.Freshness
+	Format    cluster.ObjectFormat // of the pusher's repository, for one that the push creates
 	Stdin     io.Reader
 	Stdout    io.Writer
 	Stderr    io.Writer
@@ -92,8 +93,7 @@ func (s *Service) read(ctx context.Context, q Request, what string, command func
 		}
 		err = s.Run.Run(ctx, command(view.Dir), gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
 	}
-	s.Log.Info("request", "service", what, "repo", q.Repo, "identity", q.Identity.String(), "version", view.Applied.Version,
-		"waited", view.Waited.Round(time.Microsecond), "took", time.Since(start).Round(time.Microsecond), "error", errText(err))
+	s.logRequest(q, what, start, err, "version", view.Applied.Version, "waited", view.Waited.Round(time.Microsecond))
 	return err
 }
 
@@ -198,9 +198,11 @@ func notFound(name cluster.RepoName) error {
 		"`git cluster repo list` shows those you may read; a push creates one where you have the role admin")
 }
 
-func errText(err error) string {
-	if err == nil {
-		return ""
+// logRequest writes the one line of a request.
+func (s *Service) logRequest(q Request, what string, start time.Time, err error, fields ...any) {
+	log := s.Log.With("service", what, "repo", q.Repo, "identity", q.Identity.String()).With(fields...)
+	if err != nil {
+		log = log.With("error", err)
 	}
-	return err.Error()
+	log.Info("request", "took", time.Since(start).Round(time.Microsecond))
 }

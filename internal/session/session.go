@@ -40,4 +40,7 @@ type Handler interface {
 var AllowedEnv = map[string]bool{
 	"GIT_PROTOCOL":         true, // Git's protocol version: "version=2"
 	"GIT_CLUSTER_STALE_OK": true, // "1": read without synchronizing
+	// The object format of the client's repository, "sha1" or "sha256": that of a
+	// repository which its push creates.
+	"GIT_CLUSTER_OBJECT_FORMAT": true,
 }

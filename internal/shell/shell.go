@@ -123,6 +123,9 @@ func (sh *Shell) git(ctx context.Context, s *session.Session, id cluster.Identit
 	if s.Env["GIT_CLUSTER_STALE_OK"] == "1" {
 		q.Freshness = cluster.StaleOK
 	}
+	if q.Format, err = cluster.ParseObjectFormat(s.Env["GIT_CLUSTER_OBJECT_FORMAT"]); err != nil {
+		return sh.fail(s, err)
+	}
 	switch name {
 	case "git-upload-pack":
 		err = sh.Service.UploadPack(ctx, q)
