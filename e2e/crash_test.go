@@ -166,6 +166,36 @@ func TestPausedNode(t *testing.T) {
 	checkEverywhere(t, c, "pause/a", map[string]string{"refs/heads/main": head})
 }
 
+// TestFiftyPushesBehind stops a replica for fifty pushes: it comes back and
+// catches up by itself, as a device, with no user involved.
+func TestFiftyPushesBehind(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	u := c.Admin
+	work := newWork(t, u)
+	u.Commit(t, work, "f", "zero")
+	u.Via("node1").Git(t, work, "push", "-q", "cluster::behind/a", "main")
+	away := c.Node(t, "node3")
+	away.Kill()
+	head := ""
+	for i := range 50 {
+		head = u.Commit(t, work, "f", strings.Repeat("x", i+1))
+		u.Via([]string{"node1", "node2"}[i%2]).Git(t, work, "push", "-q", "cluster::behind/a", "main")
+	}
+	if err := away.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody reads there: what brings it to the head is its own doing.
+	clustertest.Await(t, 15*time.Second, func() string {
+		for _, r := range c.Show(t, "behind/a").Replicas {
+			if r.Device == "node3" && r.Behind > 0 {
+				return fmt.Sprintf("node3 is %d versions behind", r.Behind)
+			}
+		}
+		return ""
+	})
+	checkEverywhere(t, c, "behind/a", map[string]string{"refs/heads/main": head})
+}
+
 // TestStop ends nodes with SIGTERM: each ends with status 0, soon, and what was
 // acknowledged is there at its next start.
 func TestStop(t *testing.T) {

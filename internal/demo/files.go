@@ -75,6 +75,12 @@ func (d *demo) writeFiles() error {
 		d.path("identity"), d.path("known_hosts"))
 	env := fmt.Sprintf("# Source this file to use the demo's cluster.\nexport PATH=%s:\"$PATH\"\nexport %s=%s\n",
 		shellQuote(filepath.Dir(d.self)), config.EnvClient, shellQuote(d.path("client.toml")))
+	// Commits need a name, too; the person's own is left alone.
+	env += `if ! git config user.email >/dev/null 2>&1; then
+	export GIT_AUTHOR_NAME=Demo GIT_AUTHOR_EMAIL=demo@example.com
+	export GIT_COMMITTER_NAME=Demo GIT_COMMITTER_EMAIL=demo@example.com
+fi
+`
 	for name, text := range map[string]string{"env.sh": env, "ssh_config": sshConfig.String(), "known_hosts": known.String()} {
 		if err := os.WriteFile(d.path(name), []byte(text), 0o644); err != nil {
 			return err
