@@ -1,0 +1,104 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/repository"
+)
+
+// fetchMissing gets the objects that the updates need from a replica that has
+// them, unless they are held already. Held means with their whole history.
+func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Position, head journal.Head, newest journal.Entry, updates []cluster.RefUpdate, tell func(string)) error {
+	wants := newValues(updates)
+	if len(wants) == 0 {
+		return nil
+	}
+	haves := knownClosed(r.table, updates)
+	if held, err := r.repo.Closed(ctx, wants, haves); err != nil || held {
+		if err == nil {
+			// They may be left from a push that came to nothing before their
+			// names were synced.
+			err = r.repo.SyncObjects()
+		}
+		return err
+	}
+	var failures []error
+	for _, device := range e.sources(newest) {
+		tell(fmt.Sprintf("Synchronizing from %q (version %d → %d)…", device, from.Version, head.Version))
+		err := e.fetch(ctx, r.repo, device, wants, haves)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		failures = append(failures, fmt.Errorf("%s: %w", device, err))
+	}
+	err := fmt.Errorf("version %d of repository %s is on %q, and no replica that has it answers: %w", newest.Version, r.id, newest.Device, errors.Join(append(failures, cluster.ErrNoReplica)...))
+	return cluster.WithHint(err, fmt.Sprintf("start %q again, or wait until it can be reached", newest.Device))
+}
+
+func (e *Engine) fetch(ctx context.Context, repo *repository.Repository, device cluster.DeviceName, wants, haves []cluster.OID) error {
+	pack, err := e.Peers.Pack(ctx, device, repo.ID, wants, haves)
+	if err != nil {
+		return err
+	}
+	defer pack.Close()
+	return repo.ReadPack(ctx, pack, wants, haves)
+}
+
+// sources lists the nodes to fetch from: those that the newest entry names, then
+// all others, each nearest first.
+func (e *Engine) sources(newest journal.Entry) []cluster.DeviceName {
+	near := e.Peers.Nearest()
+	named := append(slices.Clone(newest.Copies), newest.Device)
+	var first, rest []cluster.DeviceName
+	for _, device := range near {
+		if slices.Contains(named, device) {
+			first = append(first, device)
+		} else {
+			rest = append(rest, device)
+		}
+	}
+	return append(first, rest...)
+}
+
+func newValues(updates []cluster.RefUpdate) []cluster.OID {
+	var values []cluster.OID
+	for _, u := range updates {
+		if !u.New.IsZero() {
+			values = append(values, u.New)
+		}
+	}
+	slices.Sort(values)
+	return slices.Compact(values)
+}
+
+// knownClosed returns some values whose whole history this replica holds: those
+// that the updates replace, the default branch, and a bounded number of others,
+// which let a peer leave out what a new branch shares with them.
+func knownClosed(table *repository.RefTable, updates []cluster.RefUpdate) []cluster.OID {
+	const others = 256
+	var values []cluster.OID
+	for _, u := range updates {
+		if !u.Old.IsZero() {
+			values = append(values, u.Old)
+		}
+	}
+	if tip := table.Get(table.Head()); tip != "" {
+		values = append(values, tip)
+	}
+	n := 0
+	table.Values(func(_ cluster.RefName, value cluster.OID) bool {
+		values = append(values, value)
+		n++
+		return n < others
+	})
+	slices.Sort(values)
+	return slices.Compact(values)
+}
