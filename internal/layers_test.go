@@ -49,7 +49,7 @@ var layers = []struct {
 		"internal/gitcmd", "internal/session",
 	}},
 	{"vocabulary", []string{
-		"internal/cluster", "internal/freeport", "internal/share", "internal/version",
+		"internal/cluster", "internal/durable", "internal/freeport", "internal/share", "internal/version",
 	}},
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/durable"
 )
 
 // maxFile keeps a wrong path, such as a device or a log, from filling memory.
@@ -34,44 +35,13 @@ func readFile(path string) ([]byte, error) {
 	return text, err
 }
 
-// writeFile replaces the file by one rename, so that a reader sees the old text
-// or the new one, and a crash leaves one of the two.
-func writeFile(path string, text []byte) (err error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// writeFile replaces the file, in a directory that it makes. Nothing in it is
+// secret, and the file in /etc is for all users.
+func writeFile(path string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".new-*.toml")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	// Nothing in it is secret, and the file in /etc is for all users.
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	if d, err := os.Open(dir); err == nil {
-		d.Sync() // not every platform can; the rename is done either way
-		d.Close()
-	}
-	return nil
+	return durable.WriteFile(path, text, 0o644)
 }
 
 // syntaxError puts the decoder's error into this package's form.

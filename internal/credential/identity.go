@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/durable"
 )
 
 // EnvDir names the device directory, if it is not DefaultDir.
@@ -138,7 +139,7 @@ func (id *Identity) Save(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, fileDevice), append(text, '\n'), 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, fileDevice), append(text, '\n'), 0o644); err != nil {
 		return err
 	}
 	*id = saved

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/durable"
 )
 
 // sign signs data with the device's key, here or in the agent.
@@ -108,10 +109,10 @@ func createKey(dir, comment string) error {
 		return err
 	}
 	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(sshPublic))) + " " + comment + "\n"
-	if err := writeFile(filepath.Join(dir, filePublic), []byte(line), 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, filePublic), []byte(line), 0o644); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, fileKey), pem.EncodeToMemory(block), 0o600)
+	return durable.WriteFile(filepath.Join(dir, fileKey), pem.EncodeToMemory(block), 0o600)
 }
 
 // parsePublic reads the one Ed25519 key of an authorized_keys line.
@@ -153,40 +154,4 @@ func readFile(path string) ([]byte, os.FileInfo, error) {
 		err = fmt.Errorf("%s: it is longer than %d bytes", path, maxFile)
 	}
 	return text, info, err
-}
-
-// writeFile replaces a file by one rename, so that no reader and no crash sees
-// half of it, and it never exists with a wider mode.
-func writeFile(path string, data []byte, mode os.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	if d, err := os.Open(dir); err == nil {
-		d.Sync() // not every platform can; the rename is done either way
-		d.Close()
-	}
-	return nil
 }

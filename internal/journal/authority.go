@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"gitcluster/internal/durable"
 )
 
 // An Authority is the cluster's own certificate authority. Its certificates
@@ -137,20 +139,9 @@ func (c Certificates) Save(dir string) error {
 	}
 	f := filesIn(dir)
 	return errors.Join(
-		writeSynced(f.key, c.Key, 0o600),
-		writeSynced(f.ca, c.CA, 0o644),
-		writeSynced(f.cert, c.Cert, 0o644))
-}
-
-// writeSynced writes a new file to disk: a power cut after a join must not leave
-// an empty key.
-func writeSynced(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
+		durable.WriteFile(f.key, c.Key, 0o600),
+		durable.WriteFile(f.ca, c.CA, 0o644),
+		durable.WriteFile(f.cert, c.Cert, 0o644))
 }
 
 // clientTLS is how a node proves to the journal's servers that it belongs.

@@ -20,8 +20,8 @@ import (
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/credential"
+	"gitcluster/internal/durable"
 	"gitcluster/internal/localsocket"
-	"gitcluster/internal/repository"
 )
 
 // A dataDir is everything a node keeps, in one directory:
@@ -162,8 +162,8 @@ func (d dataDir) createKey(comment string) (key, error) {
 	}
 	k := key{signer, publicLine(signer.PublicKey())}
 	return k, errors.Join(
-		repository.WriteFile(d.path("device", "id_ed25519"), pem.EncodeToMemory(block), 0o600),
-		repository.WriteFile(d.path("device", "id_ed25519.pub"), []byte(k.public+" "+comment+"\n"), 0o644))
+		durable.WriteFile(d.path("device", "id_ed25519"), pem.EncodeToMemory(block), 0o600),
+		durable.WriteFile(d.path("device", "id_ed25519.pub"), []byte(k.public+" "+comment+"\n"), 0o644))
 }
 
 // saveIdentity makes the node's key an identity that Git can use on this machine,
@@ -191,7 +191,7 @@ func (d dataDir) servers() []string {
 }
 
 func (d dataDir) saveServers(servers []string) error {
-	return repository.WriteFile(d.path("journal-servers"), []byte(strings.Join(servers, "\n")+"\n"), 0o600)
+	return durable.WriteFile(d.path("journal-servers"), []byte(strings.Join(servers, "\n")+"\n"), 0o600)
 }
 
 // build makes a data directory in a folder inside its place and moves it up when
@@ -237,7 +237,7 @@ func build(dir string, fill func(dataDir) error) (err error) {
 				}
 			}
 		}
-		if err := repository.SyncDir(dir); err != nil {
+		if err := durable.SyncDir(dir); err != nil {
 			return err
 		}
 	}

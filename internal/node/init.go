@@ -9,8 +9,8 @@ import (
 	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
+	"gitcluster/internal/durable"
 	"gitcluster/internal/journal"
-	"gitcluster/internal/repository"
 )
 
 // Settings are what an operator says of a new node.
@@ -86,7 +86,7 @@ func Init(ctx context.Context, s InitSettings) error {
 			return err
 		}
 		incarnation := journal.NewID()
-		if err := repository.WriteFile(d.path("incarnation"), []byte(incarnation+"\n"), 0o600); err != nil {
+		if err := durable.WriteFile(d.path("incarnation"), []byte(incarnation+"\n"), 0o600); err != nil {
 			return err
 		}
 		member, client, err := d.dial(ctx, self)

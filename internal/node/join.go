@@ -19,8 +19,8 @@ import (
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/credential"
+	"gitcluster/internal/durable"
 	"gitcluster/internal/journal"
-	"gitcluster/internal/repository"
 	"gitcluster/internal/session"
 	"gitcluster/internal/sshserver"
 )
@@ -108,7 +108,7 @@ func Join(ctx context.Context, seed, token string, s Settings) error {
 			return err
 		}
 		incarnation := journal.NewID()
-		if err := repository.WriteFile(d.path("incarnation"), []byte(incarnation+"\n"), 0o600); err != nil {
+		if err := durable.WriteFile(d.path("incarnation"), []byte(incarnation+"\n"), 0o600); err != nil {
 			return err
 		}
 		self, err := d.write(s, "joining", "joining") // the reply fills this in

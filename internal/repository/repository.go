@@ -24,6 +24,7 @@ import (
 	"strings"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/durable"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
 )
@@ -172,7 +173,7 @@ func (r *Repository) SetApplied(p cluster.Position) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(filepath.Join(r.Dir, appliedFile), append(data, '\n'), 0o600)
+	return durable.WriteFile(filepath.Join(r.Dir, appliedFile), append(data, '\n'), 0o600)
 }
 
 // LoadRefs reads all refs and HEAD from disk.

@@ -14,34 +14,6 @@ import (
 // away the name of a file whose contents are safe. Everything here exists to
 // close that gap before the engine promises anything.
 
-// WriteFile replaces the file at path with data so that a crash leaves the old
-// contents or the new, and syncs both the file and its directory.
-func WriteFile(path string, data []byte, mode os.FileMode) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDirs(dir)
-}
-
 // SyncRefs syncs the directories that changes of these refs have touched.
 func (r *Repository) SyncRefs(refs []cluster.RefName) error {
 	dirs := map[string]bool{r.Dir: true, filepath.Join(r.Dir, "refs"): true}
@@ -68,9 +40,6 @@ func (r *Repository) SyncRefs(refs []cluster.RefName) error {
 func (r *Repository) SyncObjects() error {
 	return syncDirs(filepath.Join(r.Dir, "objects", "pack"), filepath.Join(r.Dir, "objects"))
 }
-
-// SyncDir syncs a directory: the names in it.
-func SyncDir(dir string) error { return syncPath(dir) }
 
 func syncDirs(dirs ...string) error {
 	for _, dir := range dirs {
