@@ -97,30 +97,14 @@ func (s *Server) repoList(ctx context.Context, id cluster.Identity, p RepoList) 
 	if p.Limit <= 0 || p.Limit > most {
 		p.Limit = most
 	}
-	rules := s.Rules.Snapshot()
-	page := RepoPage{Repos: []RepoView{}}
-	after := cluster.RepoName(p.After)
-	for len(page.Repos) < p.Limit {
-		repos, err := s.Journal.ListRepos(ctx, after, most)
-		if err != nil {
-			return nil, err
-		}
-		if len(repos) == 0 {
-			return page, nil
-		}
-		for _, r := range repos {
-			after = r.Name
-			if rules.Role(id, &r.Repo) < cluster.RoleRead {
-				continue
-			}
-			page.Repos = append(page.Repos, RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()})
-			if len(page.Repos) == p.Limit {
-				break
-			}
-		}
+	repos, next, err := s.Service.Repos(ctx, id, cluster.RepoName(p.After), p.Limit)
+	if err != nil {
+		return nil, err
 	}
-	// The last readable name, never one that the asker may not know of.
-	page.Next = string(page.Repos[len(page.Repos)-1].Name)
+	page := RepoPage{Repos: []RepoView{}, Next: string(next)}
+	for _, r := range repos {
+		page.Repos = append(page.Repos, RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()})
+	}
 	return page, nil
 }
 

@@ -3,8 +3,9 @@
 // date first.
 //
 // Entry points: [Service.UploadPack], [Service.UploadArchive] and
-// [Service.ReceivePack] serve Git's protocols; [Service.Sync] is the
-// synchronization alone; [Service.ServeHook] is where the hooks of a push in
+// [Service.ReceivePack] serve Git's protocols; [Service.View] is for fronts that
+// read a repository themselves; [Service.Sync] is the synchronization alone;
+// [Service.Repos] lists what one may read; [Service.ServeHook] is where the hooks of a push in
 // progress report.
 //
 // It promises that no front reaches a repository without passing its
@@ -86,7 +87,7 @@ func (s *Service) UploadArchive(ctx context.Context, q Request) error {
 
 func (s *Service) read(ctx context.Context, q Request, what string, command func(dir string) gitcmd.Command) error {
 	start := time.Now()
-	view, err := s.view(ctx, q)
+	view, err := s.View(ctx, q)
 	if err == nil {
 		if view.Stale && q.Tell != nil {
 			q.Tell(fmt.Sprintf("This may be stale: version %d of %q as %q has it, not compared with the journal.", view.Applied.Version, q.Repo, s.Device))
@@ -97,7 +98,10 @@ func (s *Service) read(ctx context.Context, q Request, what string, command func
 	return err
 }
 
-func (s *Service) view(ctx context.Context, q Request) (engine.View, error) {
+// View brings the replica up to date for a front that reads it itself, without
+// one of Git's protocols; of the request it needs who asks, for which repository,
+// and how fresh. The directory in the view is for reading alone.
+func (s *Service) View(ctx context.Context, q Request) (engine.View, error) {
 	at, err := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleRead, q.Freshness)
 	if err != nil {
 		return engine.View{}, err
@@ -143,6 +147,34 @@ func (s *Service) Create(ctx context.Context, id cluster.Identity, repo cluster.
 	}
 	repo.Created, repo.CreatedBy, repo.CreatedOnNode = time.Now().UTC(), id.String(), s.Device
 	return s.Engine.Create(ctx, repo)
+}
+
+// Repos lists the repositories that an identity may read, in the order of their
+// names, from after the given name on and at most limit of them. next, if not
+// empty, is where the following page starts.
+func (s *Service) Repos(ctx context.Context, id cluster.Identity, after cluster.RepoName, limit int) (repos []journal.RepoHead, next cluster.RepoName, err error) {
+	const page = 1000
+	rules := s.Directory.Snapshot()
+	for {
+		some, err := s.Journal.ListRepos(ctx, after, page)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, r := range some {
+			after = r.Name
+			if rules.Role(id, &r.Repo) < cluster.RoleRead {
+				continue
+			}
+			if len(repos) == limit {
+				// The last readable name, never one that the asker may not know of.
+				return repos, repos[limit-1].Name, nil
+			}
+			repos = append(repos, r)
+		}
+		if len(some) < page {
+			return repos, "", nil
+		}
+	}
 }
 
 // Resolve finds a repository for somebody who must have the role on it.
