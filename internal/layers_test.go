@@ -43,7 +43,7 @@ var layers = []struct {
 		"internal/access", "internal/credential", "internal/journal", "internal/localsocket", "internal/procreceive", "internal/replica", "internal/repository",
 	}},
 	{"means: running Git, reaching a server, reading addresses and files", []string{
-		"internal/address", "internal/config", "internal/gitexec", "internal/remotehelper", "internal/sshclient",
+		"internal/address", "internal/config", "internal/gitexec", "internal/metrics", "internal/queue", "internal/remotehelper", "internal/sshclient",
 	}},
 	{"descriptions: commands and sessions as data", []string{
 		"internal/gitcmd", "internal/session",
@@ -69,6 +69,7 @@ var soleImporters = []struct{ library, owner, why string }{
 	{"google.golang.org/grpc", "internal/journal", "the journal is the only one that speaks to etcd"},
 	{"os/exec", "internal/gitexec", "child processes are started, ended and reaped in one place"},
 	{"github.com/BurntSushi/toml", "internal/config", "files are read and checked in one place"},
+	{"github.com/prometheus/", "internal/metrics", "what is counted, and under which labels, is decided in one place"},
 	{"github.com/spf13/cobra", "cmd/git-cluster", "the command line is the program's, and the helper does without"},
 }
 

@@ -122,6 +122,8 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any,
 		return with(q, func(p RepoRename) (any, error) { return nil, s.repoRename(ctx, id, p) })
 	case "repo.delete":
 		return with(q, func(p RepoDelete) (any, error) { return nil, s.repoDelete(ctx, id, p) })
+	case "repo.log":
+		return with(q, func(p RepoLog) (any, error) { return s.repoLog(ctx, id, p) })
 	case "repo.set":
 		return with(q, func(p RepoSet) (any, error) { return nil, s.repoSet(ctx, id, p) })
 	}

@@ -19,6 +19,9 @@ var (
 	// ErrFenced: the replica's disk contradicts the journal, so it serves
 	// nothing until it has been repaired.
 	ErrFenced = errors.New("replica is fenced")
+	// ErrBusy: the node has as much to do as it may; trying again later, or on
+	// another node, is safe.
+	ErrBusy = errors.New("node is busy")
 	// ErrStopping: the node is shutting down.
 	ErrStopping = errors.New("node is stopping")
 )

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
@@ -297,6 +298,17 @@ func (b *batch) chooseHead() {
 	}
 	if b.head != "" {
 		b.table.SetHead(b.head)
+	}
+}
+
+// noteWaits writes down how long each push of the entry has waited so far.
+func (b *batch) noteWaits() {
+	for i := range b.records {
+		for _, p := range b.members {
+			if p.ID == b.records[i].ID {
+				b.records[i].Waited = time.Since(p.came).Milliseconds()
+			}
+		}
 	}
 }
 

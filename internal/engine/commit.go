@@ -27,6 +27,7 @@ type Push struct {
 // pending is a push that waits for its turn, or for the batch it is in.
 type pending struct {
 	Push
+	came    time.Time
 	faults  map[cluster.RefName]string // what Git itself was found to refuse
 	results []cluster.RefResult
 	err     error
@@ -42,7 +43,7 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 	}
 	defer e.work.Done()
 	r := e.replica(id)
-	p := &pending{Push: push, done: make(chan struct{})}
+	p := &pending{Push: push, came: time.Now(), done: make(chan struct{})}
 	r.mu.Lock()
 	r.queue = append(r.queue, p)
 	r.mu.Unlock()
@@ -211,6 +212,7 @@ func (e *Engine) append(r *replica, b *batch) error {
 		Pushes:  b.records,
 		Copies:  []cluster.DeviceName{e.Device},
 	}
+	b.noteWaits()
 	counted := []journal.Counted{{Device: e.Device, Incarnation: e.Incarnation}}
 	head, err := e.Journal.Append(e.ctx, r.id, r.shown, entry, counted)
 	if err != nil {

@@ -42,6 +42,9 @@ type Push struct {
 	ID    string `json:"push"`
 	Actor string `json:"actor"`
 	Refs  int    `json:"refs"` // how many of the entry's updates are its own
+	// Waited is how long the push waited for its turn and its copies, in
+	// milliseconds.
+	Waited int64 `json:"waited_ms,omitempty"`
 }
 
 // Position returns the position the entry leads to.
@@ -77,6 +80,7 @@ const chunkBytes = 512 << 10
 // same transaction is repeated until etcd gives a definite one, and an entry that
 // bears our push id is success.
 func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted) (_ Head, err error) {
+	defer j.observe("append", time.Now(), &err)
 	stored, chunks, err := split(e)
 	if err != nil {
 		return Head{}, err
@@ -177,6 +181,36 @@ func (j *Journal) Entries(ctx context.Context, id cluster.RepoID, after, upTo cl
 			at += cluster.Version(len(page))
 		}
 	}
+}
+
+// Newest returns at most limit entries, the newest first, of the versions before
+// the given one, or all if that is 0. The update list of a large entry is left
+// out: who looks through the log wants to see many entries and not all of one.
+func (j *Journal) Newest(ctx context.Context, id cluster.RepoID, before cluster.Version, limit int) ([]Entry, error) {
+	end := clientv3.GetPrefixRangeEnd(keyJournal + string(id) + "/")
+	if before > 0 {
+		end = entryKey(id, before)
+	}
+	var all []Entry
+	for len(all) < limit {
+		r, err := j.get(ctx, entryKey(id, 0), clientv3.WithRange(end), clientv3.WithLimit(int64(min(entryPage, limit-len(all)))),
+			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
+		if err != nil {
+			return nil, err
+		}
+		if len(r.Kvs) == 0 {
+			break
+		}
+		for _, kv := range r.Kvs {
+			var e Entry
+			if err := json.Unmarshal(kv.Value, &e); err != nil {
+				return nil, fmt.Errorf("entry %s: %w", kv.Key, err)
+			}
+			all = append(all, e)
+			end = string(kv.Key)
+		}
+	}
+	return all, nil
 }
 
 // readPage reads some entries from the version at on.

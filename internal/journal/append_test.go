@@ -358,6 +358,25 @@ func TestEntriesInPages(t *testing.T) {
 				}
 			}
 		}
+		for _, c := range []struct {
+			before cluster.Version
+			limit  int
+			want   []cluster.Version // the first and the last
+		}{{0, 3, []cluster.Version{n, n - 2}}, {4, 10, []cluster.Version{3, 1}}, {1, 10, nil}, {0, 40, []cluster.Version{n, n - 39}}, {n, 1, []cluster.Version{n - 1, n - 1}}} {
+			got, err := w.Newest(ctx, repo.ID, c.before, c.limit)
+			if err != nil || (len(got) == 0) != (c.want == nil) {
+				t.Errorf("the newest %d before %d: %d entries, %v", c.limit, c.before, len(got), err)
+				continue
+			}
+			for i, e := range got {
+				if e.Version != c.want[0]-cluster.Version(i) {
+					t.Errorf("the newest %d before %d: entry %d is version %d", c.limit, c.before, i, e.Version)
+				}
+			}
+			if len(got) > 0 && got[len(got)-1].Version != c.want[1] {
+				t.Errorf("the newest %d before %d end with %d", c.limit, c.before, got[len(got)-1].Version)
+			}
+		}
 		if got, err := w.Entries(ctx, repo.ID, n-1, n+1); err == nil {
 			t.Errorf("beyond the end: %d entries and no error", len(got))
 		}

@@ -35,6 +35,10 @@ type Journal struct {
 	kv      clientv3.KV
 	watcher clientv3.Watcher
 	ids     sync.Map // cluster.RepoName → cluster.RepoID: guesses that Lookup verifies
+
+	// Observe, if set, is told how long each lookup and append took, and how it
+	// ended. It must be set before the first call.
+	Observe func(operation string, took time.Duration, err error)
 }
 
 // New returns the journal behind an etcd client.
@@ -87,7 +91,8 @@ func chunkKey(id cluster.RepoID, push string, n int) string {
 
 // Lookup finds a repository by name, with its head, in one linearizable read.
 // A name nobody has is [cluster.ErrNotFound].
-func (j *Journal) Lookup(ctx context.Context, name cluster.RepoName) (cluster.Repo, Head, error) {
+func (j *Journal) Lookup(ctx context.Context, name cluster.RepoName) (_ cluster.Repo, _ Head, err error) {
+	defer j.observe("lookup", time.Now(), &err)
 	guess, _ := j.ids.Load(name)
 	id, _ := guess.(cluster.RepoID)
 	for range 3 {
@@ -116,6 +121,12 @@ func (j *Journal) Lookup(ctx context.Context, name cluster.RepoName) (cluster.Re
 		id = found
 	}
 	return cluster.Repo{}, Head{}, fmt.Errorf("repository %q keeps being renamed: %w", name, cluster.ErrUnavailable)
+}
+
+func (j *Journal) observe(operation string, start time.Time, err *error) {
+	if j.Observe != nil {
+		j.Observe(operation, time.Since(start), *err)
+	}
 }
 
 // LookupID is Lookup by id.

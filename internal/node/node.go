@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,7 +34,9 @@ import (
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/localsocket"
+	"gitcluster/internal/metrics"
 	"gitcluster/internal/peer"
+	"gitcluster/internal/queue"
 	"gitcluster/internal/repository"
 	"gitcluster/internal/service"
 	"gitcluster/internal/shell"
@@ -57,6 +60,8 @@ type Node struct {
 	engine  *engine.Engine
 	shell   *shell.Shell
 	service *service.Service
+	metrics *metrics.Metrics
+	turns   *queue.Queue
 	ssh     *sshserver.Server
 	sshLn   net.Listener
 	localLn *net.UnixListener
@@ -129,6 +134,9 @@ func (n *Node) compose(incarnation, version string) error {
 		return err
 	}
 	runner := &gitexec.Runner{Lock: n.lock}
+	n.metrics = metrics.New(version)
+	n.journal.Observe = n.metrics.Journal
+	n.turns = queue.New(gitProcesses(), maxWaiting)
 	store, err := repository.NewStore(n.dir.path("repositories"), runner)
 	if err != nil {
 		return err
@@ -140,7 +148,8 @@ func (n *Node) compose(incarnation, version string) error {
 	n.peers = peer.New(name, n.self.Region, n.key.Signer, n.rules.Snapshot)
 	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log})
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
-		Hooks: n.dir.path("hooks"), Socket: socket, Log: n.log})
+		Hooks: n.dir.path("hooks"), Socket: socket, Turns: n.turns, Metrics: n.metrics, Log: n.log})
+	n.metrics.Watch(n.load)
 	n.shell = &shell.Shell{Cluster: n.cluster.ID, Device: name, Service: n.service, Packs: n.engine, Rules: n.rules.Snapshot, Log: n.log,
 		Admin: &admin.Server{Cluster: n.cluster, Device: name, Version: version, Journal: n.journal, Members: n.members,
 			Engine: n.engine, Service: n.service, Rules: n.rules, Log: n.log}}
@@ -196,6 +205,22 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 	n.engine.Close(grace)
 	stop(cluster.ErrStopping)
 	return err
+}
+
+// gitProcesses is how many Git processes may serve clients at once. Most wait
+// for a disk or a network, and an idle one takes little memory; a clone that must
+// be compressed takes a processor.
+func gitProcesses() int { return max(16, 4*runtime.NumCPU()) }
+
+// maxWaiting is how many requests may wait for their turn. Each holds a
+// connection and little else.
+const maxWaiting = 4096
+
+// load is what the node has on its hands.
+func (n *Node) load() metrics.Load {
+	lag := n.engine.Lag()
+	running, waiting := n.turns.Load()
+	return metrics.Load{Replicas: lag.Replicas, Behind: lag.Behind, Versions: lag.Versions, Running: running, Waiting: waiting}
 }
 
 // stopGrace is how long running commands may take when the node stops.

@@ -40,17 +40,16 @@ type push struct {
 // ReceivePack serves a push. A repository that does not exist is created for
 // somebody who may; if nothing comes of the push it is removed again.
 func (s *Service) ReceivePack(ctx context.Context, q Request) error {
-	start := time.Now()
-	p, err := s.receive(ctx, q)
-	accepted := 0
+	t := s.begin(&q, "receive-pack")
+	p, err := s.receive(ctx, q, t)
 	if p != nil {
-		accepted = p.count()
+		t.refs = p.count()
 	}
-	s.logRequest(q, "receive-pack", start, err, "refs", accepted)
+	t.end(err)
 	return err
 }
 
-func (s *Service) receive(ctx context.Context, q Request) (*push, error) {
+func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, error) {
 	at, err := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleWrite, cluster.Current)
 	created := false
 	if errors.Is(err, cluster.ErrNotFound) && s.mayCreate(ctx, q.Identity, q.Repo) {
@@ -62,9 +61,7 @@ func (s *Service) receive(ctx context.Context, q Request) (*push, error) {
 			}
 		} else if err == nil {
 			created = true
-			if q.Tell != nil {
-				q.Tell(fmt.Sprintf("Created the repository %q.", q.Repo))
-			}
+			q.tell(fmt.Sprintf("Created the repository %q.", q.Repo))
 		}
 	}
 	if err != nil {
@@ -74,6 +71,12 @@ func (s *Service) receive(ctx context.Context, q Request) (*push, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.waited = view.Waited
+	leave, err := s.turn(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p := &push{service: s, id: journal.NewID(), actor: q.Identity, repo: at.Repo, dir: view.Dir, cancel: cancel}

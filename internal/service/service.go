@@ -3,7 +3,7 @@
 // date first.
 //
 // Entry points: [Service.UploadPack], [Service.UploadArchive] and
-// [Service.ReceivePack] serve Git's protocols; [Service.View] is for fronts that
+// [Service.ReceivePack] serve Git's protocols; [Service.Read] is for fronts that
 // read a repository themselves; [Service.Sync] is the synchronization alone;
 // [Service.Repos] lists what one may read; [Service.ServeHook] is where the hooks of a push in
 // progress report.
@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ import (
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/metrics"
+	"gitcluster/internal/queue"
 )
 
 // A Directory gives the current rules of access.
@@ -45,8 +48,10 @@ type Options struct {
 	Journal   *journal.Journal
 	Directory Directory
 	Run       *gitexec.Runner
-	Hooks     string // directory of the hooks that report to ServeHook
-	Socket    string // where they find this node
+	Hooks     string           // directory of the hooks that report to ServeHook
+	Socket    string           // where they find this node
+	Turns     *queue.Queue     // bounds the Git processes that serve clients
+	Metrics   *metrics.Metrics // may be nil
 	Log       *slog.Logger
 }
 
@@ -59,14 +64,20 @@ type Service struct {
 
 // New returns a service.
 func New(o Options) *Service {
+	if o.Turns == nil {
+		o.Turns = queue.New(64, 10_000)
+	}
 	return &Service{Options: o, pushes: map[string]*push{}}
 }
 
-// A Request is a Git protocol exchange with a client.
+// A Request is a request on one repository: a Git protocol exchange, or a read
+// that a front makes itself.
 type Request struct {
 	Identity  cluster.Identity
 	Repo      cluster.RepoName
-	Protocol  string // GIT_PROTOCOL as the client set it
+	Front     string         // "ssh", "http", "conduit", "web"
+	Remote    netip.AddrPort // the client's address, if it has one
+	Protocol  string         // GIT_PROTOCOL as the client set it
 	Freshness cluster.Freshness
 	Format    cluster.ObjectFormat // of the pusher's repository, for one that the push creates
 	Stdin     io.Reader
@@ -86,27 +97,66 @@ func (s *Service) UploadArchive(ctx context.Context, q Request) error {
 }
 
 func (s *Service) read(ctx context.Context, q Request, what string, command func(dir string) gitcmd.Command) error {
-	start := time.Now()
-	view, err := s.View(ctx, q)
-	if err == nil {
-		if view.Stale && q.Tell != nil {
-			q.Tell(fmt.Sprintf("This may be stale: version %d of %q as %q has it, not compared with the journal.", view.Applied.Version, q.Repo, s.Device))
+	return s.Read(ctx, &q, what, func(ctx context.Context, view engine.View) error {
+		if view.Stale {
+			q.tell(fmt.Sprintf("This may be stale: version %d of %q as %q has it, not compared with the journal.", view.Applied.Version, q.Repo, s.Device))
 		}
-		err = s.Run.Run(ctx, command(view.Dir), gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
+		return s.Run.Run(ctx, command(view.Dir), gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
+	})
+}
+
+// Read brings the replica up to date and has do read it, when its turn has come.
+// what names the reading in the log. Fronts that read a repository without one of
+// Git's protocols call it; of the request it needs who asks, for which repository,
+// and how fresh. The directory in the view is for reading alone, and only until do
+// returns.
+func (s *Service) Read(ctx context.Context, q *Request, what string, do func(context.Context, engine.View) error) error {
+	t := s.begin(q, what)
+	view, err := s.view(ctx, *q)
+	t.waited, t.version = view.Waited, view.Applied.Version
+	if err == nil {
+		var leave func()
+		if leave, err = s.turn(ctx, *q); err == nil {
+			err = do(ctx, view)
+			leave()
+		}
 	}
-	s.logRequest(q, what, start, err, "version", view.Applied.Version, "waited", view.Waited.Round(time.Microsecond))
+	t.end(err)
 	return err
 }
 
-// View brings the replica up to date for a front that reads it itself, without
-// one of Git's protocols; of the request it needs who asks, for which repository,
-// and how fresh. The directory in the view is for reading alone.
-func (s *Service) View(ctx context.Context, q Request) (engine.View, error) {
+// turn waits until this node may start one more Git process for the client.
+func (s *Service) turn(ctx context.Context, q Request) (leave func(), err error) {
+	holder := q.Identity.String()
+	if q.Identity == (cluster.Identity{}) {
+		holder = q.Remote.Addr().String() // strangers take turns by address
+	}
+	leave, err = s.Turns.Enter(ctx, holder, func(ahead int) {
+		q.tell(fmt.Sprintf("This node is busy; %d requests are waiting before this one…", ahead))
+	})
+	if errors.Is(err, queue.ErrFull) {
+		err = cluster.WithHint(err, "try again in a while")
+	}
+	return leave, err
+}
+
+func (q *Request) tell(line string) {
+	if q.Tell != nil {
+		q.Tell(line)
+	}
+}
+
+func (s *Service) view(ctx context.Context, q Request) (engine.View, error) {
 	at, err := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleRead, q.Freshness)
 	if err != nil {
 		return engine.View{}, err
 	}
 	return s.Engine.Sync(ctx, at, q.Tell)
+}
+
+// View is [Service.Read] for a front that needs no Git process.
+func (s *Service) View(ctx context.Context, q Request) (engine.View, error) {
+	return s.view(ctx, q)
 }
 
 // Synced is what a client learns from a synchronization on its own.
@@ -228,13 +278,4 @@ func subject(id cluster.Identity) string {
 func notFound(name cluster.RepoName) error {
 	return cluster.WithHint(fmt.Errorf("repository %q: %w, or you may not read it", name, cluster.ErrNotFound),
 		"`git cluster repo list` shows those you may read; a push creates one where you have the role admin")
-}
-
-// logRequest writes the one line of a request.
-func (s *Service) logRequest(q Request, what string, start time.Time, err error, fields ...any) {
-	log := s.Log.With("service", what, "repo", q.Repo, "identity", q.Identity.String()).With(fields...)
-	if err != nil {
-		log = log.With("error", err)
-	}
-	log.Info("request", "took", time.Since(start).Round(time.Microsecond))
 }

@@ -118,7 +118,7 @@ func (sh *Shell) git(ctx context.Context, s *session.Session, id cluster.Identit
 	if err != nil {
 		return sh.fail(s, err)
 	}
-	q := service.Request{Identity: id, Repo: repo, Protocol: s.Env["GIT_PROTOCOL"], Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr}
+	q := service.Request{Identity: id, Repo: repo, Front: "ssh", Remote: s.Remote, Protocol: s.Env["GIT_PROTOCOL"], Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr}
 	q.Tell = func(line string) { fmt.Fprintf(s.Stderr, "# %s\n", line) }
 	if s.Env["GIT_CLUSTER_STALE_OK"] == "1" {
 		q.Freshness = cluster.StaleOK
@@ -227,7 +227,8 @@ func alive(ctx context.Context, w io.Writer) (tell func(string), stop func()) {
 }
 
 func retryable(err error) bool {
-	return errors.Is(err, cluster.ErrUnavailable) || errors.Is(err, cluster.ErrNoReplica) || errors.Is(err, cluster.ErrFenced) || errors.Is(err, cluster.ErrStopping)
+	return errors.Is(err, cluster.ErrUnavailable) || errors.Is(err, cluster.ErrNoReplica) || errors.Is(err, cluster.ErrFenced) ||
+		errors.Is(err, cluster.ErrBusy) || errors.Is(err, cluster.ErrStopping)
 }
 
 // pack serves another node's catch-up. Only nodes may ask: the objects of every
