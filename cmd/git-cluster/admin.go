@@ -170,12 +170,16 @@ func repoSet() *cobra.Command {
 	public := cmd.Flags().Bool("public", false, "anybody may read it")
 	denyForce := cmd.Flags().Bool("deny-non-fast-forwards", false, "refuse to rewrite branches")
 	denyDeletes := cmd.Flags().Bool("deny-deletes", false, "refuse to delete refs")
+	copies := cmd.Flags().Int("copies", 0, "on how many nodes a push must be before it is acknowledged; 0 is a majority")
+	degraded := cmd.Flags().String("when-degraded", "refuse", "what becomes of a push if not so many can be reached: refuse or warn")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		p.Name = args[0]
 		for name, set := range map[string]func(){
 			"public":                 func() { p.Public = public },
 			"deny-non-fast-forwards": func() { p.DenyNonFF = denyForce },
 			"deny-deletes":           func() { p.DenyDeletes = denyDeletes },
+			"copies":                 func() { p.Copies = copies },
+			"when-degraded":          func() { p.WhenDegraded = degraded },
 		} {
 			if cmd.Flags().Changed(name) {
 				set()

@@ -55,6 +55,9 @@ type RepoSet struct {
 	Public      *bool  `json:"public,omitempty"`
 	DenyNonFF   *bool  `json:"deny_non_fast_forwards,omitempty"`
 	DenyDeletes *bool  `json:"deny_deletes,omitempty"`
+	// Copies 0 goes back to the default, a majority.
+	Copies       *int    `json:"copies,omitempty"`
+	WhenDegraded *string `json:"when_degraded,omitempty"`
 }
 
 // RepoView is a repository with its newest version and its replicas.
@@ -159,6 +162,17 @@ func (s *Server) repoSet(ctx context.Context, id cluster.Identity, p RepoSet) er
 	if err != nil {
 		return err
 	}
+	if p.Copies != nil && (*p.Copies < 0 || *p.Copies > maxCopies) {
+		return fmt.Errorf("%d copies: use 1 to %d, or 0 for a majority of the nodes", *p.Copies, maxCopies)
+	}
+	var degraded *cluster.WhenDegraded
+	if p.WhenDegraded != nil {
+		choice, err := cluster.ParseWhenDegraded(*p.WhenDegraded)
+		if err != nil {
+			return err
+		}
+		degraded = &choice
+	}
 	if p.Branch != "" {
 		head, err := branch(p.Branch)
 		if err != nil {
@@ -175,8 +189,13 @@ func (s *Server) repoSet(ctx context.Context, id cluster.Identity, p RepoSet) er
 		set(&repo.Public, p.Public)
 		set(&repo.DenyNonFF, p.DenyNonFF)
 		set(&repo.DenyDeletes, p.DenyDeletes)
+		set(&repo.Copies, p.Copies)
+		set(&repo.WhenDegraded, degraded)
 	})
 }
+
+// maxCopies is more than any cluster has nodes.
+const maxCopies = 99
 
 func (s *Server) resolve(ctx context.Context, id cluster.Identity, name string, role cluster.Role) (engine.Resolved, error) {
 	repo, err := cluster.ParseRepoName(name)

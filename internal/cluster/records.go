@@ -18,7 +18,11 @@ type Device struct {
 	Enabled   bool       `json:"enabled"`
 	Trusted   bool       `json:"trusted"`
 	Writable  bool       `json:"writable"` // pushes may be sent to it
-	Joined    time.Time  `json:"joined"`
+	// New is set from its joining to its first start. Until then it counts for
+	// no majority of copies: a machine that was prepared but never came up must
+	// not refuse pushes.
+	New    bool      `json:"new,omitempty"`
+	Joined time.Time `json:"joined"`
 }
 
 // A User is a person, or a robot that acts as one, as the journal keeps it.
@@ -71,14 +75,36 @@ func (p RepoPattern) Covers(name RepoName) bool {
 
 // A Repo is a repository's settings as the journal keeps them.
 type Repo struct {
-	ID            RepoID       `json:"id"`
-	Name          RepoName     `json:"name"`
-	Format        ObjectFormat `json:"format"`
-	InitialHead   RefName      `json:"initial_head"` // HEAD at version 0
-	Public        bool         `json:"public,omitempty"`
-	DenyNonFF     bool         `json:"deny_non_fast_forwards,omitempty"`
-	DenyDeletes   bool         `json:"deny_deletes,omitempty"`
+	ID          RepoID       `json:"id"`
+	Name        RepoName     `json:"name"`
+	Format      ObjectFormat `json:"format"`
+	InitialHead RefName      `json:"initial_head"` // HEAD at version 0
+	Public      bool         `json:"public,omitempty"`
+	DenyNonFF   bool         `json:"deny_non_fast_forwards,omitempty"`
+	DenyDeletes bool         `json:"deny_deletes,omitempty"`
+	// Copies is on how many nodes a push must be before it is acknowledged; 0
+	// means a majority of the enabled nodes. WhenDegraded says what becomes of a
+	// push that cannot be on so many.
+	Copies        int          `json:"copies,omitempty"`
+	WhenDegraded  WhenDegraded `json:"when_degraded,omitempty"`
 	Created       time.Time    `json:"created"`
 	CreatedBy     string       `json:"created_by"`
 	CreatedOnNode DeviceName   `json:"created_on"`
+}
+
+// WhenDegraded is what becomes of a push that not enough nodes can store.
+type WhenDegraded string
+
+const (
+	Refuse WhenDegraded = "refuse" // it is refused; also what "" means
+	Warn   WhenDegraded = "warn"   // it is accepted with a warning
+)
+
+// ParseWhenDegraded checks a setting as a person wrote it.
+func ParseWhenDegraded(s string) (WhenDegraded, error) {
+	switch w := WhenDegraded(s); w {
+	case Refuse, Warn:
+		return w, nil
+	}
+	return "", fmt.Errorf("unknown choice %q: use refuse or warn", clip(s))
 }

@@ -24,6 +24,8 @@ type batch struct {
 	prepared []cluster.RefUpdate   // those that Git locks before the journal is asked
 	deferred []cluster.RefUpdate   // those it cannot lock until a deletion is written
 	records  []journal.Push
+	counted  []journal.Counted // the nodes that hold the objects of all members
+	need     int               // how many of them the member needs that needs most
 	head     cluster.RefName
 	oldHead  cluster.RefName
 }
@@ -51,6 +53,12 @@ func (e *Engine) admit(r *replica, waiting []*pending) (*batch, []*pending) {
 			rest = append(rest, p)
 			continue
 		}
+		if i == 0 {
+			b.counted = p.copies.counted()
+		} else {
+			b.counted = common(b.counted, p.copies.counted())
+		}
+		b.need = max(b.need, p.need)
 		b.members = append(b.members, p)
 		b.results = append(b.results, results)
 		if len(accepted) > 0 || p.Head != "" {
@@ -67,7 +75,7 @@ func (e *Engine) admit(r *replica, waiting []*pending) (*batch, []*pending) {
 }
 
 // joinable reports whether p may share an entry with what is in the batch: no
-// ref in common, and no deletion on either side, so that no name of one can clash
+// ref in common, enough nodes that hold the objects of both, and no deletion on either side, so that no name of one can clash
 // with a name of the other.
 func joinable(p *pending, b *batch, touched map[cluster.RefName]bool) bool {
 	for _, u := range p.Updates {
@@ -79,6 +87,9 @@ func joinable(p *pending, b *batch, touched map[cluster.RefName]bool) bool {
 		if u.New.IsZero() {
 			return false
 		}
+	}
+	if len(common(b.counted, p.copies.counted())) < max(b.need, p.need) {
+		return false
 	}
 	return p.Head == "" && !slices.ContainsFunc(b.members, func(m *pending) bool { return m.Head != "" })
 }

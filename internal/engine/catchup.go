@@ -36,7 +36,7 @@ func (e *Engine) reach(ctx context.Context, r *replica, head journal.Head, tell 
 				r.mu.Unlock()
 				return err
 			}
-			f = &flight{done: make(chan struct{})}
+			f = &flight{done: make(chan struct{}), since: time.Now()}
 			r.flight = f
 			go e.fly(r, f)
 		}
@@ -176,6 +176,7 @@ func (e *Engine) load(ctx context.Context, r *replica) error {
 		return err
 	}
 	r.repo, r.table = repo, table
+	r.known.Store(table)
 	r.mu.Lock()
 	r.applied, r.loaded = applied, false
 	r.mu.Unlock()

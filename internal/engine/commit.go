@@ -22,12 +22,24 @@ type Push struct {
 	// Head, if set, is the branch HEAD is to name. No client can push that; an
 	// administrator can.
 	Head cluster.RefName
+	// Copies is on how many nodes the objects must be before the push is
+	// accepted; 0 means a majority of the enabled nodes. If Degraded is set, a push
+	// that finds fewer is accepted with a warning.
+	Copies   int
+	Degraded bool
+	// Tell, if not nil, gets lines for the person who waits.
+	Tell func(string)
 }
+
+// ErrTooFewCopies: not enough nodes could be reached that store the objects.
+var ErrTooFewCopies = errors.New("not enough replicas hold this push")
 
 // pending is a push that waits for its turn, or for the batch it is in.
 type pending struct {
 	Push
 	came    time.Time
+	copies  *spreading
+	need    int                        // how many must hold the objects
 	faults  map[cluster.RefName]string // what Git itself was found to refuse
 	results []cluster.RefResult
 	err     error
@@ -44,6 +56,14 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 	defer e.work.Done()
 	r := e.replica(id)
 	p := &pending{Push: push, came: time.Now(), done: make(chan struct{})}
+	if err := e.spread(ctx, r, p); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
+		e.Log.Warn("too few copies", "repo", id, "push", push.ID, "error", err)
+		p.tell(err.Error())
+		return refuseAll(push.Updates, ErrTooFewCopies.Error()), nil
+	}
 	r.mu.Lock()
 	r.queue = append(r.queue, p)
 	r.mu.Unlock()
@@ -99,6 +119,12 @@ func (r *replica) withdraw(p *pending) bool {
 		r.queue = slices.Delete(r.queue, i, i+1)
 	}
 	return i >= 0
+}
+
+func (p *pending) tell(line string) {
+	if p.Tell != nil {
+		p.Tell(line)
+	}
 }
 
 func (p *pending) end(results []cluster.RefResult, err error) {
@@ -210,11 +236,12 @@ func (e *Engine) append(r *replica, b *batch) error {
 		Device:  e.Device,
 		Time:    time.Now().UTC(),
 		Pushes:  b.records,
-		Copies:  []cluster.DeviceName{e.Device},
+	}
+	for _, c := range b.counted {
+		entry.Copies = append(entry.Copies, c.Device)
 	}
 	b.noteWaits()
-	counted := []journal.Counted{{Device: e.Device, Incarnation: e.Incarnation}}
-	head, err := e.Journal.Append(e.ctx, r.id, r.shown, entry, counted)
+	head, err := e.Journal.Append(e.ctx, r.id, r.shown, entry, b.counted)
 	if err != nil {
 		tx.Abort()
 		b.undo()
@@ -336,7 +363,7 @@ func reason(err error) string {
 	case errors.Is(err, cluster.ErrNotFound):
 		return "the repository was deleted"
 	case errors.Is(err, journal.ErrIncarnation):
-		return "this node's disk has been replaced; push to another node"
+		return "a node that holds this push has been replaced; push again"
 	}
 	return err.Error()
 }

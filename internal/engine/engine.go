@@ -28,6 +28,7 @@ import (
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/peer"
 	"gitcluster/internal/repository"
 	"gitcluster/internal/share"
 )
@@ -39,6 +40,9 @@ type Peers interface {
 	Pack(ctx context.Context, from cluster.DeviceName, id cluster.RepoID, wants, haves []cluster.OID) (io.ReadCloser, error)
 	// Nearest lists the other enabled nodes, nearest first.
 	Nearest() []cluster.DeviceName
+	// Taker opens a conversation with a node that is to take a copy. The caller
+	// must close it.
+	Taker(ctx context.Context, on cluster.DeviceName) (peer.TakerCloser, error)
 }
 
 // A Step is a point of a commit, for tests that stop the engine there.
@@ -62,6 +66,9 @@ type Options struct {
 	Log         *slog.Logger
 	// Bound is how long a read waits for the journal; 0 means five seconds.
 	Bound time.Duration
+	// CopyBound is how long a push waits for its copies before it is refused; 0
+	// means ten seconds. One that may do with fewer waits a third of it.
+	CopyBound time.Duration
 	// At, if set, is called at each step of a commit.
 	At func(Step)
 }
@@ -86,6 +93,9 @@ type Engine struct {
 func New(o Options) *Engine {
 	if o.Bound == 0 {
 		o.Bound = 5 * time.Second
+	}
+	if o.CopyBound == 0 {
+		o.CopyBound = 10 * time.Second
 	}
 	if o.At == nil {
 		o.At = func(Step) {}

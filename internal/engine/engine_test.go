@@ -608,7 +608,7 @@ func TestReplacedIncarnationCountsForNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := refused(a.push(Push{Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}}))
-	if !strings.Contains(got["refs/heads/main"], "disk has been replaced") {
+	if !strings.Contains(got["refs/heads/main"], "has been replaced") {
 		t.Errorf("got %v", got)
 	}
 }

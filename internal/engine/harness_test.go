@@ -21,6 +21,7 @@ import (
 	"gitcluster/internal/freeport"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/peer"
 	"gitcluster/internal/repository"
 )
 
@@ -95,6 +96,9 @@ type node struct {
 	down  bool // answers no peer
 	lags  bool // sends packs without the history of what is asked for
 	packs int  // how many packs it served
+
+	copies int           // how many copies it was given
+	slow   chan struct{} // if set, it takes no copy until this is closed
 }
 
 func newWorld(t *testing.T, names ...cluster.DeviceName) *world {
@@ -160,6 +164,36 @@ func (n *node) Pack(ctx context.Context, from cluster.DeviceName, id cluster.Rep
 	r, pw := io.Pipe()
 	go func() { pw.CloseWithError(peer.WritePack(ctx, id, wants, haves, pw)) }()
 	return r, nil
+}
+
+// Taker has a peer of the same process take a copy.
+func (n *node) Taker(_ context.Context, on cluster.DeviceName) (peer.TakerCloser, error) {
+	peer := n.w.nodes[on]
+	peer.mu.Lock()
+	defer peer.mu.Unlock()
+	if peer.down {
+		return nil, errors.New("connection refused")
+	}
+	return &taker{peer}, nil
+}
+
+type taker struct{ *node }
+
+func (t *taker) Close() error { return nil }
+
+func (t *taker) Take(ctx context.Context, o peer.Offer, haves []cluster.OID, pack io.Reader) (string, error) {
+	t.mu.Lock()
+	t.copies++
+	slow := t.slow
+	t.mu.Unlock()
+	if slow != nil {
+		select {
+		case <-slow:
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+	return t.Engine.Take(ctx, o, haves, pack)
 }
 
 func (n *node) Nearest() []cluster.DeviceName {
@@ -261,6 +295,9 @@ func (n *node) tryPush(p Push) ([]cluster.RefResult, error) {
 		p.ID = journal.NewID()
 	}
 	p.Actor = cluster.Identity{User: "tester"}
+	if p.Copies == 0 {
+		p.Copies = 1 // those that copies are no matter of
+	}
 	return n.Commit(n.w.t.Context(), n.w.repo.ID, p)
 }
 

@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
@@ -17,9 +19,10 @@ type replica struct {
 	// position change; commits and catch-ups take turns on it. It is a channel so that
 	// who waits can leave.
 	apply chan struct{}
-	repo  *repository.Repository // guarded by apply
-	table *repository.RefTable   // guarded by apply; nil: to be read from disk
-	shown journal.Head           // guarded by apply; the head whose refs the table holds
+	repo  *repository.Repository              // guarded by apply
+	table *repository.RefTable                // guarded by apply; nil: to be read from disk
+	shown journal.Head                        // guarded by apply; the head whose refs the table holds
+	known atomic.Pointer[repository.RefTable] // the table last loaded, for those who do not hold apply
 
 	mu        sync.Mutex
 	head      journal.Head // the newest head this node has heard of
@@ -78,8 +81,9 @@ func (r *replica) setApplied(p cluster.Position) {
 
 // A flight is one catch-up that any number of readers wait for.
 type flight struct {
-	done chan struct{}
-	err  error
+	done  chan struct{}
+	err   error
+	since time.Time
 
 	mu        sync.Mutex
 	last      string

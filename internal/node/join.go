@@ -324,7 +324,7 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 		n.log.Info("device admitted", "name", ask.Name, "error", err)
 		return reply, err
 	}
-	device.Node, device.SSH, device.Writable = true, ask.SSH, true
+	device.Node, device.New, device.SSH, device.Writable = true, true, ask.SSH, true
 	data, err := n.journal.AuthorityKey(ctx)
 	if err != nil {
 		return reply, err

@@ -150,7 +150,7 @@ func (n *Node) compose(incarnation, version string) error {
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
 		Hooks: n.dir.path("hooks"), Socket: socket, Turns: n.turns, Metrics: n.metrics, Log: n.log})
 	n.metrics.Watch(n.load)
-	n.shell = &shell.Shell{Cluster: n.cluster.ID, Device: name, Service: n.service, Packs: n.engine, Rules: n.rules.Snapshot, Log: n.log,
+	n.shell = &shell.Shell{Cluster: n.cluster.ID, Device: name, Service: n.service, Packs: n.engine, Copies: n.engine, Rules: n.rules.Snapshot, Log: n.log,
 		Admin: &admin.Server{Cluster: n.cluster, Device: name, Version: version, Journal: n.journal, Members: n.members,
 			Engine: n.engine, Service: n.service, Rules: n.rules, Log: n.log}}
 	n.ssh, err = sshserver.New(sshserver.Options{HostKey: n.key.Signer, Authenticate: n.authenticate, Handler: n.shell,
@@ -183,6 +183,7 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 	start("ssh", func(ctx context.Context) error { return n.ssh.Serve(ctx, n.sshLn) })
 	local := &localsocket.Server{Sessions: n.shell, Hooks: n.service, Admit: n.admitSession, Logger: n.log}
 	start("local socket", func(ctx context.Context) error { return local.Serve(ctx, n.localLn) })
+	start("first start", n.takePart)
 	n.log.Info("serving", "ssh", n.sshLn.Addr().String(), "cluster", n.cluster.Name)
 	ready()
 	var err error
@@ -221,6 +222,28 @@ func (n *Node) load() metrics.Load {
 	lag := n.engine.Lag()
 	running, waiting := n.turns.Load()
 	return metrics.Load{Replicas: lag.Replicas, Behind: lag.Behind, Versions: lag.Versions, Running: running, Waiting: waiting}
+}
+
+// takePart has the node count for what needs a majority of nodes, from its first
+// start on.
+func (n *Node) takePart(ctx context.Context) error {
+	if d, ok := n.rules.Snapshot().Device(n.self.Name); !ok || !d.New {
+		return nil
+	}
+	for {
+		err := n.journal.ChangeDevice(ctx, n.self.Name, func(d *cluster.Device) error { d.New = false; return nil })
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		n.log.Warn("first start", "error", err)
+		t := time.NewTimer(time.Second)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+	}
 }
 
 // stopGrace is how long running commands may take when the node stops.

@@ -1,9 +1,9 @@
 // Package peer is how nodes reach each other: over SSH, as devices, on
 // connections that stay open.
 //
-// Entry points: [Peers.Pack] fetches objects from another node and
-// [Peers.Nearest] orders the nodes, for the engine; [ServePack] is the other
-// side, run by the node that is asked.
+// Entry points: [Peers.Pack] fetches objects from another node, [Peers.Taker] has
+// one take a copy of a push, and [Peers.Nearest] orders the nodes, for the engine;
+// [ServePack] and [ServeCopy] are the other side, run by the node that is asked.
 //
 // It promises that a node is trusted by the key in the journal's directory and
 // by nothing else, that a pack that ends without an error is whole, and that a peer that does
@@ -73,11 +73,11 @@ func (p *Peers) Close() {
 // badFor is how long a node that did not answer is asked after the others.
 const badFor = 10 * time.Second
 
-// Nearest lists the other enabled nodes: those of this node's region first, then
+// Nearest lists the other enabled nodes that have served: those of this node's region first, then
 // by the time it took to connect; those that did not answer lately come last.
 func (p *Peers) Nearest() []cluster.DeviceName {
 	nodes := slices.DeleteFunc(p.directory().Nodes(), func(d cluster.Device) bool {
-		return d.Name == p.self || !d.Enabled
+		return d.Name == p.self || !d.Enabled || d.New
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()

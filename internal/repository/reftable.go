@@ -5,15 +5,18 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"gitcluster/internal/cluster"
 )
 
 // A RefTable is all refs of a repository in memory, with what the engine must
 // know of them in time that does not grow with their number: a ref's value,
-// whether a name would clash with another, and the digest. It is not safe for
-// concurrent use.
+// whether a name would clash with another, and the digest. One goroutine may
+// change it and use all its methods; beside that one, others may call Get, Head and
+// Values.
 type RefTable struct {
+	mu      sync.RWMutex // held to change what Get, Head and Values read
 	refs    map[cluster.RefName]cluster.OID
 	folders map[string]int               // how many refs are below each folder
 	folded  map[string][]cluster.RefName // names by their lower-case form; almost always one
@@ -31,7 +34,11 @@ func NewRefTable() *RefTable {
 }
 
 // Get returns a ref's value, or "" if there is none.
-func (t *RefTable) Get(ref cluster.RefName) cluster.OID { return t.refs[ref] }
+func (t *RefTable) Get(ref cluster.RefName) cluster.OID {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.refs[ref]
+}
 
 // Len returns the number of refs.
 func (t *RefTable) Len() int { return len(t.refs) }
@@ -40,17 +47,27 @@ func (t *RefTable) Len() int { return len(t.refs) }
 func (t *RefTable) CountBelow(folder string) int { return t.folders[folder] }
 
 // Head returns HEAD's target.
-func (t *RefTable) Head() cluster.RefName { return t.head }
+func (t *RefTable) Head() cluster.RefName {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.head
+}
 
 // Digest returns the digest of all refs and HEAD.
 func (t *RefTable) Digest() cluster.Digest { return t.digest }
 
 // Values calls yield with the value of every ref, in no order, until it
-// returns false.
-func (t *RefTable) Values(yield func(cluster.RefName, cluster.OID) bool) { maps.All(t.refs)(yield) }
+// returns false. yield must not change the table.
+func (t *RefTable) Values(yield func(cluster.RefName, cluster.OID) bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	maps.All(t.refs)(yield)
+}
 
 // Set gives ref the value, or removes it if the value is zero.
 func (t *RefTable) Set(ref cluster.RefName, value cluster.OID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if value.IsZero() {
 		t.remove(ref)
 		return
@@ -60,6 +77,8 @@ func (t *RefTable) Set(ref cluster.RefName, value cluster.OID) {
 
 // SetHead changes HEAD's target.
 func (t *RefTable) SetHead(head cluster.RefName) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.digest.MoveHead(t.head, head)
 	t.head = head
 }

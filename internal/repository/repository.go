@@ -47,6 +47,9 @@ func NewStore(root string, run *gitexec.Runner) (*Store, error) {
 	return &Store{root: root, run: run}, nil
 }
 
+// Temp returns a folder for what need not outlive the node.
+func (s *Store) Temp() string { return filepath.Join(s.root, "tmp") }
+
 // Path returns the directory of the repository.
 func (s *Store) Path(id cluster.RepoID) string {
 	return filepath.Join(s.root, string(id[:2]), string(id)+".git")

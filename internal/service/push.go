@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -124,7 +125,7 @@ func (s *Service) ServeHook(ctx context.Context, q localsocket.HookRequest, stdi
 	case "proc-receive":
 		err = procreceive.Serve(stdin, stdout, func(r procreceive.Request) ([]cluster.RefResult, error) {
 			defer reassure(stderr)()
-			return p.decide(ctx, r)
+			return p.decide(ctx, r, func(line string) { fmt.Fprintf(stderr, "# %s\n", line) })
 		})
 	default:
 		err = fmt.Errorf("unknown hook %q", q.Hook)
@@ -201,7 +202,7 @@ func (p *push) preReceive(ctx context.Context, q localsocket.HookRequest, stdin 
 }
 
 // decide makes what Git and policy let through part of the journal.
-func (p *push) decide(ctx context.Context, q procreceive.Request) ([]cluster.RefResult, error) {
+func (p *push) decide(ctx context.Context, q procreceive.Request, tell func(string)) ([]cluster.RefResult, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.decided {
@@ -228,7 +229,10 @@ func (p *push) decide(ctx context.Context, q procreceive.Request) ([]cluster.Ref
 	var results []cluster.RefResult
 	if len(rest) > 0 {
 		var err error
-		results, err = p.service.Engine.Commit(ctx, p.repo.ID, engine.Push{ID: p.id, Actor: p.actor, Updates: rest, Atomic: q.Atomic})
+		results, err = p.service.Engine.Commit(ctx, p.repo.ID, engine.Push{
+			ID: p.id, Actor: p.actor, Updates: rest, Atomic: q.Atomic,
+			Copies: p.repo.Copies, Degraded: p.repo.WhenDegraded == cluster.Warn, Tell: tell,
+		})
 		if errors.Is(err, engine.ErrUnclear) {
 			// A failing hook would make Git tell the client "ng", which may be a
 			// lie. Ending the connection says what is true: nobody knows.
@@ -237,6 +241,9 @@ func (p *push) decide(ctx context.Context, q procreceive.Request) ([]cluster.Ref
 		}
 		if err != nil {
 			return answer(q.Updates, nil, err.Error(), nil), nil
+		}
+		if slices.ContainsFunc(results, func(r cluster.RefResult) bool { return r.Refused == engine.ErrTooFewCopies.Error() }) {
+			tell(fmt.Sprintf("hint: start the other nodes again; or an administrator may accept fewer copies: git cluster repo set %s --when-degraded warn", p.repo.Name))
 		}
 	}
 	for _, r := range results {

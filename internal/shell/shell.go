@@ -36,6 +36,7 @@ type Shell struct {
 	Service *service.Service
 	Admin   *admin.Server
 	Packs   peer.PackWriter
+	Copies  peer.Taker
 	Rules   func() *access.Directory
 	Log     *slog.Logger
 }
@@ -92,6 +93,8 @@ func (sh *Shell) ServeSession(ctx context.Context, s *session.Session) int {
 		return sh.sync(ctx, s, id, args)
 	case AdminCommand:
 		return sh.Admin.Serve(ctx, id, s.Stdin, s.Stdout)
+	case peer.CopyCommand:
+		return sh.copy(ctx, s, id)
 	case peer.PackCommand:
 		return sh.pack(ctx, s, id, args)
 	}
@@ -234,8 +237,7 @@ func retryable(err error) bool {
 // pack serves another node's catch-up. Only nodes may ask: the objects of every
 // repository can be had this way, whatever their refs say.
 func (sh *Shell) pack(ctx context.Context, s *session.Session, id cluster.Identity, args []string) int {
-	device, ok := sh.Rules().Device(id.Device)
-	if !ok || !device.Node || id.User != "" || len(args) != 1 {
+	if !sh.isNode(id) || len(args) != 1 {
 		return sh.fail(s, fmt.Errorf("%s: %w", peer.PackCommand, cluster.ErrDenied))
 	}
 	repo, err := cluster.ParseRepoID(args[0])
@@ -246,6 +248,24 @@ func (sh *Shell) pack(ctx context.Context, s *session.Session, id cluster.Identi
 		return sh.fail(s, err)
 	}
 	return 0
+}
+
+// copy takes a copy of a push that another node has received. Only nodes may
+// ask: what they bring is stored in any repository.
+func (sh *Shell) copy(ctx context.Context, s *session.Session, id cluster.Identity) int {
+	if !sh.isNode(id) {
+		return sh.fail(s, fmt.Errorf("%s: %w", peer.CopyCommand, cluster.ErrDenied))
+	}
+	if err := peer.ServeCopy(ctx, sh.Copies, s.Stdin, s.Stdout); err != nil {
+		return sh.fail(s, err)
+	}
+	return 0
+}
+
+// isNode reports whether another node asks, for itself.
+func (sh *Shell) isNode(id cluster.Identity) bool {
+	device, ok := sh.Rules().Device(id.Device)
+	return ok && device.Node && id.User == ""
 }
 
 func (sh *Shell) fail(s *session.Session, err error) int {

@@ -1,0 +1,260 @@
+package engine
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+)
+
+// newest returns the newest entry of the world's repository.
+func (w *world) newest() journal.Entry {
+	w.t.Helper()
+	entries, err := w.nodes[w.names[0]].Journal.Newest(w.t.Context(), w.repo.ID, 0, 1)
+	if err != nil || len(entries) != 1 {
+		w.t.Fatalf("the newest entry: %v, %v", entries, err)
+	}
+	return entries[0]
+}
+
+func (n *node) setSlow(slow chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow = slow
+}
+
+// holds reports whether the node's replica holds the value with its history,
+// whatever its refs show.
+func (n *node) holds(oid cluster.OID) bool {
+	n.w.t.Helper()
+	repo, err := n.Store.Open(n.w.repo.ID)
+	if errors.Is(err, cluster.ErrNotFound) {
+		return false
+	}
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	ok, err := repo.Closed(n.w.t.Context(), []cluster.OID{oid}, nil)
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	return ok
+}
+
+// Before the journal hears of a push, a majority holds its objects, and the entry
+// names them.
+func TestCopiesComeFirst(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a := w.nodes["a"]
+	one := w.commit()
+	two := w.commit(one)
+	var held []string
+	a.At = func(s Step) {
+		if s == StepPrepared {
+			held = nil
+			for _, name := range w.names {
+				if w.nodes[name].holds(two) {
+					held = append(held, string(name))
+				}
+			}
+		}
+	}
+	for _, c := range []struct{ copies, atLeast int }{{0, 2}, {2, 2}, {3, 3}} {
+		old, branch := cluster.OID(""), "refs/heads/"+strings.Repeat("x", c.copies+1)
+		got := refused(a.push(Push{Copies: max(c.copies, c.atLeast), Updates: []cluster.RefUpdate{set(branch, old, two)}}))
+		if got[branch] != "" {
+			t.Fatalf("copies=%d: %v", c.copies, got)
+		}
+		e := w.newest()
+		if len(e.Copies) < c.atLeast || len(held) < c.atLeast {
+			t.Errorf("copies=%d: the entry names %v, and %v hold the objects", c.copies, e.Copies, held)
+		}
+		for _, name := range e.Copies {
+			if !slices.Contains(held, string(name)) {
+				t.Errorf("copies=%d: the entry names %q, which does not hold the objects", c.copies, name)
+			}
+		}
+	}
+}
+
+// An acknowledged push outlives the node that took it.
+func TestPushOutlivesItsNode(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a := w.nodes["a"]
+	one := w.commit()
+	two := w.commit(one)
+	a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})
+	a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", one, two)}})
+	a.setDown(true)
+	if err := os.RemoveAll(a.dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []cluster.DeviceName{"b", "c"} {
+		if _, refs := w.nodes[name].sync(); refs["refs/heads/main"] != string(two) {
+			t.Errorf("%s shows %v", name, refs)
+		}
+	}
+}
+
+// A copy is asked of a replica that is not there yet, or that lags by versions
+// whose objects it lacks.
+func TestCopyOnReplicasThatLag(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	tip := w.commit()
+	a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", tip)}})
+	b.setDown(true)
+	for range 3 { // b neither gets copies nor catches up
+		next := w.commit(tip)
+		a.accept(set("refs/heads/main", tip, next))
+		tip = next
+	}
+	b.setDown(false)
+	next := w.commit(tip)
+	if got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", tip, next)}})); got["refs/heads/main"] != "" {
+		t.Fatal(got)
+	}
+	if !b.holds(next) {
+		t.Error("b does not hold the push that it is counted for")
+	}
+	w.same(map[string]string{"refs/heads/main": string(next)})
+}
+
+func TestTooFewCopies(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a := w.start("a2", t.TempDir(), Options{CopyBound: 700 * time.Millisecond})
+	w.nodes["a2"] = a
+	one := w.commit()
+	w.nodes["b"].setDown(true)
+	w.nodes["c"].setDown(true)
+	w.nodes["a"].setDown(true)
+	var told []string
+	push := Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}, Tell: func(line string) { told = append(told, line) }}
+	got := refused(a.push(push))
+	if !strings.Contains(got["refs/heads/main"], "not enough replicas") || len(told) != 1 || !strings.Contains(told[0], "connection refused") {
+		t.Errorf("refused with %v, told %q", got, told)
+	}
+	if _, refs := a.sync(); refs["refs/heads/main"] != "" {
+		t.Errorf("the refused push is there: %v", refs)
+	}
+	push.Copies = 9
+	if got := refused(a.push(push)); got["refs/heads/main"] == "" {
+		t.Error("nine copies on four nodes")
+	}
+
+	// One that may do with fewer does not wait for long, and says so.
+	told = nil
+	push.Copies, push.Degraded = 2, true
+	start := time.Now()
+	if got := refused(a.push(push)); got["refs/heads/main"] != "" {
+		t.Errorf("degraded: refused: %v", got)
+	}
+	if len(told) != 1 || !strings.HasPrefix(told[0], "Warning: ") {
+		t.Errorf("degraded: told %q", told)
+	}
+	if e := w.newest(); !slices.Equal(e.Copies, []cluster.DeviceName{"a2"}) {
+		t.Errorf("degraded: the entry names %v", e.Copies)
+	}
+	t.Logf("degraded after %v", time.Since(start))
+}
+
+// Deletions have no objects, and wait for nobody.
+func TestDeletionNeedsNoCopy(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.nodes["a"]
+	one := w.commit()
+	a.accept(set("refs/heads/main", "", one), set("refs/heads/x", "", one))
+	w.nodes["b"].setDown(true)
+	if got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/x", one, "")}})); got["refs/heads/x"] != "" {
+		t.Error(got)
+	}
+}
+
+// The slowest are not waited for; what they were sent they keep.
+func TestSlowPeer(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	slow := make(chan struct{})
+	w.nodes["b"].setSlow(slow)
+	one := w.commit()
+	if got := refused(w.nodes["a"].push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})); got["refs/heads/main"] != "" {
+		t.Fatal(got)
+	}
+	if e := w.newest(); !slices.Equal(e.Copies, []cluster.DeviceName{"a", "c"}) {
+		t.Errorf("the entry names %v", e.Copies)
+	}
+	close(slow)
+	w.await("b to have its copy after all", func() bool { return w.nodes["b"].holds(one) })
+}
+
+// A peer that was wiped between its copy and the transaction counts for nothing.
+func TestCountedPeerIsWiped(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.nodes["a"]
+	one := w.commit()
+	a.At = func(s Step) {
+		if s == StepPrepared {
+			if err := a.Journal.AddDevice(t.Context(), cluster.Device{Name: "b", PublicKey: "ssh-ed25519 b", Node: true}, "b-2"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}}))
+	if !strings.Contains(got["refs/heads/main"], "has been replaced") {
+		t.Errorf("accepted with a copy on a disk that is gone: %v", got)
+	}
+	if _, refs := a.sync(); refs["refs/heads/main"] != "" {
+		t.Errorf("the refused push is there: %v", refs)
+	}
+}
+
+// Two nodes that push to each other at once do not wait for each other for ever.
+func TestNodesThatCopyToEachOther(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	base := w.commit()
+	w.nodes["a"].accept(set("refs/heads/main", "", base))
+	const each = 6
+	var tips [2][each]cluster.OID
+	for i := range tips {
+		for j := range tips[i] {
+			tips[i][j] = w.commit(base)
+		}
+	}
+	for i, name := range w.names {
+		w.nodes[name].upload(tips[i][:]...)
+	}
+	var wait sync.WaitGroup
+	for i, name := range w.names {
+		for j, tip := range tips[i] {
+			wait.Go(func() {
+				ref := "refs/heads/" + string(name) + strings.Repeat("x", j)
+				got, err := w.nodes[name].Commit(t.Context(), w.repo.ID, Push{ID: journal.NewID(), Copies: 2, Updates: []cluster.RefUpdate{set(ref, "", tip)}})
+				if err != nil || got[0].Refused != "" {
+					t.Errorf("%s: %v, %v", ref, got, err)
+				}
+			})
+		}
+	}
+	wait.Wait()
+	for _, name := range w.names {
+		if _, refs := w.nodes[name].sync(); len(refs) != 2+2*each {
+			t.Errorf("%s shows %d refs", name, len(refs))
+		}
+	}
+}
+
+// await waits for a state that another goroutine brings about.
+func (w *world) await(what string, there func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !there(); {
+		if time.Now().After(end) {
+			w.t.Fatalf("waited 10 s for %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+)
+
+// A spool is a stream written once and read by several at their own pace, while
+// it is being written and after: a slow reader holds up nobody. What is longer
+// than a bound goes to a file, which is removed with the last reader.
+type spool struct {
+	dir string
+
+	mu      sync.Mutex
+	more    *sync.Cond // the stream grew or ended
+	head    []byte     // the first spoolMemory bytes
+	file    *os.File   // the rest; removed from its folder as soon as it is open
+	size    int64
+	done    bool
+	err     error // why the stream ended early
+	readers int
+	closed  bool // no reader is left, and none can come
+}
+
+// spoolMemory is how much of a stream is kept in memory.
+const spoolMemory = 4 << 20
+
+var errNoReader = errors.New("nobody reads it any more")
+
+func newSpool(dir string) *spool {
+	s := &spool{dir: dir}
+	s.more = sync.NewCond(&s.mu)
+	return s
+}
+
+// Write adds to the stream.
+func (s *spool) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, errNoReader
+	}
+	n := min(len(p), spoolMemory-len(s.head))
+	s.head = append(s.head, p[:n]...)
+	if rest := p[n:]; len(rest) > 0 {
+		if s.file == nil {
+			f, err := os.CreateTemp(s.dir, "pack-")
+			if err != nil {
+				return n, err
+			}
+			s.file = f
+			os.Remove(f.Name())
+		}
+		if _, err := s.file.WriteAt(rest, s.size+int64(n)-spoolMemory); err != nil {
+			return n, err
+		}
+	}
+	s.size += int64(len(p))
+	s.more.Broadcast()
+	return len(p), nil
+}
+
+// end ends the stream; err, if not nil, is what its readers get there.
+func (s *spool) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done, s.err = true, err
+	s.more.Broadcast()
+	s.release()
+}
+
+// open returns a reader from the beginning, or nil if the stream failed or is
+// gone.
+func (s *spool) open() io.ReadCloser {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.err != nil {
+		return nil
+	}
+	s.readers++
+	return &spoolReader{s: s}
+}
+
+// release lets go of the file when nobody needs it. The caller holds mu.
+func (s *spool) release() {
+	if s.readers == 0 {
+		s.closed = true
+	}
+	if s.closed && s.done && s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+}
+
+type spoolReader struct {
+	s      *spool
+	at     int64
+	closed bool
+}
+
+func (r *spoolReader) Read(p []byte) (int, error) {
+	s := r.s
+	s.mu.Lock()
+	for r.at == s.size && !s.done && !r.closed {
+		s.more.Wait()
+	}
+	switch {
+	case r.closed:
+		s.mu.Unlock()
+		return 0, os.ErrClosed
+	case r.at == s.size:
+		defer s.mu.Unlock()
+		if s.err != nil {
+			return 0, s.err
+		}
+		return 0, io.EOF
+	case r.at < int64(len(s.head)):
+		n := copy(p, s.head[r.at:])
+		s.mu.Unlock()
+		r.at += int64(n)
+		return n, nil
+	}
+	file, left := s.file, s.size-r.at
+	s.mu.Unlock()
+	// The file stays open while this reader is.
+	n, err := file.ReadAt(p[:min(int64(len(p)), left)], r.at-spoolMemory)
+	r.at += int64(n)
+	if n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+func (r *spoolReader) Close() error {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	if !r.closed {
+		r.closed = true
+		r.s.readers--
+		r.s.more.Broadcast()
+		r.s.release()
+	}
+	return nil
+}
