@@ -162,11 +162,6 @@ func TestForeignData(t *testing.T) {
 	oneLine(t, u.Run("", "git-cluster", "serve", "--data", a.Data), "belongs to cluster .*journal is that of cluster|journal")
 	swap(t, filepath.Join(a.Data, "journal"), filepath.Join(b.Data, "journal"))
 
-	// Another disk.
-	swap(t, filepath.Join(a.Data, "incarnation"), filepath.Join(b.Data, "incarnation"))
-	oneLine(t, u.Run("", "git-cluster", "serve", "--data", a.Data), "disk of node .* has been replaced")
-	swap(t, filepath.Join(a.Data, "incarnation"), filepath.Join(b.Data, "incarnation"))
-
 	// A key that others may read.
 	key := filepath.Join(a.Data, "device", "id_ed25519")
 	if err := os.Chmod(key, 0o644); err != nil {

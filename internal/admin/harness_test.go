@@ -78,7 +78,7 @@ func freeAddr() string {
 }
 
 // alone is a node that knows no other.
-type alone struct{}
+type alone struct{ engine.Peers }
 
 func (alone) Pack(context.Context, cluster.DeviceName, cluster.RepoID, []cluster.OID, []cluster.OID) (io.ReadCloser, error) {
 	return nil, errors.New("there is no other node")

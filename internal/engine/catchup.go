@@ -100,6 +100,12 @@ func (e *Engine) fly(r *replica, f *flight) {
 
 // catchUp brings the replica to the newest head heard of. The caller holds apply.
 func (e *Engine) catchUp(ctx context.Context, r *replica, tell func(string)) error {
+	if why, err := e.doubted(r); err != nil || why != "" {
+		if err == nil {
+			_, err = e.resync(ctx, r, why, tell)
+		}
+		return err
+	}
 	if err := e.load(ctx, r); err != nil {
 		return err
 	}
@@ -191,12 +197,15 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 	case from == (cluster.Position{}):
 		from.Epoch = head.Epoch
 	case from.Epoch != head.Epoch:
-		return e.fenceOff(r, "it is of epoch %d and the journal of epoch %d", from.Epoch, head.Epoch)
+		return e.resyncFor(ctx, r, tell, "it is of epoch %d and the journal of epoch %d", from.Epoch, head.Epoch)
 	case from.Version > head.Version:
-		return e.fenceOff(r, "it shows version %d and the journal ends at %d", from.Version, head.Version)
+		return e.resyncFor(ctx, r, tell, "it shows version %d and the journal ends at %d", from.Version, head.Version)
 	}
 	start := time.Now()
 	missed, err := e.readMissed(ctx, r, from.Version, head.Version)
+	if errors.Is(err, journal.ErrTrimmed) {
+		return e.resyncFor(ctx, r, tell, "it shows version %d and the journal begins at %d", from.Version, head.Oldest)
+	}
 	if err != nil {
 		return err
 	}
@@ -234,6 +243,11 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 	return nil
 }
 
+func (e *Engine) resyncFor(ctx context.Context, r *replica, tell func(string), format string, a ...any) error {
+	_, err := e.resync(ctx, r, fmt.Sprintf(format, a...), tell)
+	return err
+}
+
 // finish makes the refs that were written durable and records the position.
 func (e *Engine) finish(r *replica, at cluster.Position, refs []cluster.RefName) error {
 	if err := r.repo.SyncRefs(refs); err != nil {
@@ -250,7 +264,7 @@ func (e *Engine) finish(r *replica, at cluster.Position, refs []cluster.RefName)
 // fenceOff stops serving the replica: its disk contradicts the journal.
 func (e *Engine) fenceOff(r *replica, format string, a ...any) error {
 	err := cluster.WithHint(fmt.Errorf("the replica %s on %q: %s: %w", r.id, e.Device, fmt.Sprintf(format, a...), cluster.ErrFenced),
-		"another node serves it; the data directory of this one was edited or restored from a backup: remove "+e.Store.Path(r.id)+" while the node is stopped, and it is filled again")
+		"another node serves it; this one's disk was changed from outside: `git cluster repair` on it keeps what was changed and follows the journal")
 	r.mu.Lock()
 	r.fenced = err
 	r.mu.Unlock()

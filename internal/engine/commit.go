@@ -55,15 +55,34 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 	}
 	defer e.work.Done()
 	r := e.replica(id)
-	p := &pending{Push: push, came: time.Now(), done: make(chan struct{})}
-	if err := e.spread(ctx, r, p); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return nil, cause
+	came := time.Now()
+	for try := 0; ; try++ {
+		p := &pending{Push: push, came: came, done: make(chan struct{})}
+		if err := e.spread(ctx, r, p); err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return nil, cause
+			}
+			e.Log.Warn("too few copies", "repo", id, "push", push.ID, "error", err)
+			p.tell(err.Error())
+			return refuseAll(push.Updates, ErrTooFewCopies.Error()), nil
 		}
-		e.Log.Warn("too few copies", "repo", id, "push", push.ID, "error", err)
-		p.tell(err.Error())
-		return refuseAll(push.Updates, ErrTooFewCopies.Error()), nil
+		results, err := e.decide(ctx, r, p)
+		switch {
+		case !errors.Is(err, journal.ErrIncarnation):
+			return results, err
+		case try == copyTries:
+			return refuseAll(push.Updates, reason(err)), nil
+		}
+		// A node that took a copy has been started again since, on this disk or
+		// another; it has to say anew that it holds the objects.
 	}
+}
+
+// copyTries is how often copies are taken again that no longer count.
+const copyTries = 3
+
+// decide waits until the push has had its turn.
+func (e *Engine) decide(ctx context.Context, r *replica, p *pending) ([]cluster.RefResult, error) {
 	r.mu.Lock()
 	r.queue = append(r.queue, p)
 	r.mu.Unlock()
@@ -169,7 +188,7 @@ func (e *Engine) commit(r *replica, waiting []*pending) {
 			waiting = append(b.pushes(), waiting...)
 		}
 		for _, p := range waiting {
-			if errors.Is(err, ErrUnclear) || len(p.Updates) == 0 {
+			if errors.Is(err, ErrUnclear) || errors.Is(err, journal.ErrIncarnation) || len(p.Updates) == 0 {
 				p.end(nil, err) // there is no answer to give, or no ref to give it for
 			} else {
 				p.end(refuseAll(p.Updates, reason(err)), nil)
@@ -183,6 +202,9 @@ func (e *Engine) commit(r *replica, waiting []*pending) {
 func (e *Engine) current(r *replica) error {
 	r.mu.Lock()
 	known := r.loaded && r.applied.Reached(r.head.Position)
+	if r.head.Position == r.shown.Position {
+		r.shown = r.head // trimming changes the record and nothing else
+	}
 	r.mu.Unlock()
 	if known && r.table != nil {
 		return nil
@@ -262,7 +284,22 @@ func (e *Engine) append(r *replica, b *batch) error {
 		}
 	}
 	b.acknowledge()
+	e.trim(r.id, head)
 	return nil
+}
+
+// trim removes old entries now and then, in the background. Nothing depends on it.
+func (e *Engine) trim(id cluster.RepoID, head journal.Head) {
+	keep := cluster.Version(e.Keep)
+	if head.Version < head.Oldest+keep+keep/8 || e.begin() != nil {
+		return
+	}
+	go func() {
+		defer e.work.Done()
+		if err := e.Journal.Trim(e.ctx, id, head.Version-keep+1); err != nil {
+			e.Log.Warn("trim the journal", "repo", id, "error", err)
+		}
+	}()
 }
 
 // errFaults: Git refuses some updates of the batch, which are noted in their

@@ -344,6 +344,14 @@ func (e *Engine) taking(ctx context.Context, id cluster.RepoID) (*replica, *repo
 		return nil, nil, err
 	}
 	defer r.unlock()
+	if why, err := e.doubted(r); err != nil || why != "" {
+		if err == nil {
+			_, err = e.resync(ctx, r, why, func(string) {})
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	}
 	if err := e.load(ctx, r); err != nil {
 		return nil, nil, err
 	}

@@ -192,7 +192,44 @@ func TestSlowPeer(t *testing.T) {
 	w.await("b to have its copy after all", func() bool { return w.nodes["b"].holds(one) })
 }
 
-// A peer that was wiped between its copy and the transaction counts for nothing.
+// A peer that was wiped, or only started again, between its copy and the
+// transaction counts when it has the objects again.
+func TestCountedPeerIsReplaced(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	base := w.commit()
+	a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", base)}})
+	one := w.commit(base)
+	times := 0
+	a.At = func(s Step) {
+		if times++; s != StepPrepared || times > 1 {
+			return
+		}
+		if b.holds(one); !b.holds(one) {
+			t.Error("prepared without a copy")
+		}
+		// Another disk in its place.
+		b.Close(t.Context())
+		if err := os.RemoveAll(b.dir); err != nil {
+			t.Error(err)
+		}
+		fresh := w.start("b", b.dir, Options{})
+		fresh.Incarnation = "b-2"
+		w.nodes["b"] = fresh
+		if err := a.Journal.ChangeIncarnation(t.Context(), "b", "b-1", "b-2"); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", base, one)}})); got["refs/heads/main"] != "" {
+		t.Fatal(got)
+	}
+	if !w.nodes["b"].holds(one) {
+		t.Error("counted, and the new disk does not hold it")
+	}
+	w.same(map[string]string{"refs/heads/main": string(one)})
+}
+
+// One whose incarnation is not what it says counts for nothing.
 func TestCountedPeerIsWiped(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	a := w.nodes["a"]

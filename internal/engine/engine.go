@@ -40,6 +40,9 @@ type Peers interface {
 	Pack(ctx context.Context, from cluster.DeviceName, id cluster.RepoID, wants, haves []cluster.OID) (io.ReadCloser, error)
 	// Nearest lists the other enabled nodes, nearest first.
 	Nearest() []cluster.DeviceName
+	// Refs returns the refs that the device's replica shows, and at which
+	// position.
+	Refs(ctx context.Context, from cluster.DeviceName, id cluster.RepoID) (cluster.Position, *repository.RefTable, error)
 	// Taker opens a conversation with a node that is to take a copy. The caller
 	// must close it.
 	Taker(ctx context.Context, on cluster.DeviceName) (peer.TakerCloser, error)
@@ -69,6 +72,9 @@ type Options struct {
 	// CopyBound is how long a push waits for its copies before it is refused; 0
 	// means ten seconds. One that may do with fewer waits a third of it.
 	CopyBound time.Duration
+	// Keep is how many entries of a repository the journal keeps; 0 means ten
+	// thousand.
+	Keep int
 	// At, if set, is called at each step of a commit.
 	At func(Step)
 }
@@ -96,6 +102,9 @@ func New(o Options) *Engine {
 	}
 	if o.CopyBound == 0 {
 		o.CopyBound = 10 * time.Second
+	}
+	if o.Keep == 0 {
+		o.Keep = 10_000
 	}
 	if o.At == nil {
 		o.At = func(Step) {}
@@ -210,6 +219,9 @@ func (e *Engine) Sync(ctx context.Context, at Resolved, tell func(string)) (View
 // staleView is the replica as it is. One that never completed a
 // synchronization is refused: an empty answer is not a stale one.
 func (e *Engine) staleView(repo cluster.Repo, r *replica) (View, error) {
+	if why, err := e.doubted(r); err != nil || why != "" {
+		return View{}, fmt.Errorf("the replica of %q on %q is not to be trusted yet (%s): %w", repo.Name, e.Device, why, errors.Join(err, cluster.ErrUnavailable))
+	}
 	local, err := e.Store.Open(repo.ID)
 	if err != nil {
 		return View{}, err

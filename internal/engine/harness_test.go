@@ -166,6 +166,26 @@ func (n *node) Pack(ctx context.Context, from cluster.DeviceName, id cluster.Rep
 	return r, nil
 }
 
+func (n *node) Refs(ctx context.Context, from cluster.DeviceName, id cluster.RepoID) (at cluster.Position, table *repository.RefTable, err error) {
+	peer := n.w.nodes[from]
+	peer.mu.Lock()
+	down := peer.down
+	peer.mu.Unlock()
+	if down {
+		return at, nil, errors.New("connection refused")
+	}
+	table = repository.NewRefTable()
+	err = peer.WriteRefs(ctx, id, func(p cluster.Position, head cluster.RefName, refs []cluster.RefUpdate) error {
+		at = p
+		table.SetHead(head)
+		for _, u := range refs {
+			table.Set(u.Ref, u.New)
+		}
+		return nil
+	})
+	return at, table, err
+}
+
 // Taker has a peer of the same process take a copy.
 func (n *node) Taker(_ context.Context, on cluster.DeviceName) (peer.TakerCloser, error) {
 	peer := n.w.nodes[on]

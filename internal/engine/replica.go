@@ -25,6 +25,7 @@ type replica struct {
 	known atomic.Pointer[repository.RefTable] // the table last loaded, for those who do not hold apply
 
 	mu        sync.Mutex
+	doubt     *string      // why the disk is not to be trusted, or ""; nil: not looked up yet
 	head      journal.Head // the newest head this node has heard of
 	applied   cluster.Position
 	loaded    bool  // applied and the disk were compared with the journal

@@ -94,6 +94,9 @@ func (e *Engine) at(r *replica, head journal.Head) bool {
 	if err != nil {
 		return false
 	}
+	if why, err := e.doubted(r); err != nil || why != "" {
+		return false
+	}
 	applied, err := local.Applied()
 	return err == nil && applied == head.Position
 }

@@ -183,7 +183,7 @@ func (j *Journal) ChangeDevice(ctx context.Context, name cluster.DeviceName, cha
 	return changeRecord(ctx, j, keyDevice+string(name), fmt.Sprintf("device %q", name), change)
 }
 
-// Incarnation returns the id of the disk the device last joined with.
+// Incarnation returns the name of the disk the device last ran on.
 func (j *Journal) Incarnation(ctx context.Context, name cluster.DeviceName) (string, error) {
 	r, err := j.get(ctx, keyIncarnation+string(name))
 	if err != nil {
@@ -193,6 +193,30 @@ func (j *Journal) Incarnation(ctx context.Context, name cluster.DeviceName) (str
 		return "", fmt.Errorf("device %q: %w", name, cluster.ErrNotFound)
 	}
 	return string(r.Kvs[0].Value), nil
+}
+
+// ChangeIncarnation gives the device the next incarnation if it still has the
+// last.
+func (j *Journal) ChangeIncarnation(ctx context.Context, name cluster.DeviceName, last, next string) error {
+	key := keyIncarnation + string(name)
+	// Repeated until the answer is definite: a lost one must not leave the caller
+	// with an incarnation that the journal does not know.
+	for {
+		r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.Value(key), "=", last)).Then(clientv3.OpPut(key, next)).Else(clientv3.OpGet(key)).Commit()
+		switch {
+		case err == nil && r.Succeeded:
+			return nil
+		case err == nil:
+			kvs := r.Responses[0].GetResponseRange().Kvs
+			if len(kvs) > 0 && string(kvs[0].Value) == next {
+				return nil
+			}
+			return fmt.Errorf("device %q has another incarnation meanwhile: %w", name, cluster.ErrExists)
+		}
+		if pause(ctx, 50*time.Millisecond) != nil {
+			return unavailable(err)
+		}
+	}
 }
 
 // AddUser records a user of a new name.

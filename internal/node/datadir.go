@@ -28,7 +28,7 @@ import (
 //
 //	node.toml        what the node knows of itself
 //	device/          its key
-//	incarnation      names this disk; a replaced disk gets another
+//	incarnation      names this disk from its joining to its first start
 //	tls/             its credentials for the journal
 //	journal/         the embedded etcd server's data
 //	journal-servers  where the journal's voters were last seen
@@ -175,11 +175,6 @@ func (d dataDir) saveIdentity(self *config.Self, hosts []string) error {
 
 func publicLine(k ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))
-}
-
-func (d dataDir) incarnation() (string, error) {
-	data, err := os.ReadFile(d.path("incarnation"))
-	return strings.TrimSpace(string(data)), err
 }
 
 func (d dataDir) servers() []string {

@@ -106,15 +106,11 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	if err := n.awaitJournal(ctx); err != nil {
 		return err
 	}
-	incarnation, err := n.checkDisk(ctx)
-	if err != nil {
-		return err
-	}
 	n.rules = &rules{journal: n.journal, log: n.log, trusted: n.trusted()}
 	if _, err := n.rules.Refresh(ctx); err != nil {
 		return err
 	}
-	if err := n.compose(incarnation, version); err != nil {
+	if err := n.compose(ctx, version); err != nil {
 		return err
 	}
 	if n.sshLn, err = sshserver.Listen(n.self.SSH.Listen); err != nil {
@@ -125,7 +121,7 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 }
 
 // compose makes the parts of the server, from the bottom up.
-func (n *Node) compose(incarnation, version string) error {
+func (n *Node) compose(ctx context.Context, version string) error {
 	if err := n.dir.installHooks(); err != nil {
 		return err
 	}
@@ -144,13 +140,17 @@ func (n *Node) compose(incarnation, version string) error {
 	if err := store.CleanUp(); err != nil {
 		return err
 	}
+	incarnation, err := n.incarnate(ctx, store)
+	if err != nil {
+		return err
+	}
 	name := n.self.Name
 	n.peers = peer.New(name, n.self.Region, n.key.Signer, n.rules.Snapshot)
 	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log})
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
 		Hooks: n.dir.path("hooks"), Socket: socket, Turns: n.turns, Metrics: n.metrics, Log: n.log})
 	n.metrics.Watch(n.load)
-	n.shell = &shell.Shell{Cluster: n.cluster.ID, Device: name, Service: n.service, Packs: n.engine, Copies: n.engine, Rules: n.rules.Snapshot, Log: n.log,
+	n.shell = &shell.Shell{Cluster: n.cluster.ID, Device: name, Service: n.service, Engine: n.engine, Rules: n.rules.Snapshot, Log: n.log,
 		Admin: &admin.Server{Cluster: n.cluster, Device: name, Version: version, Journal: n.journal, Members: n.members,
 			Engine: n.engine, Service: n.service, Rules: n.rules, Log: n.log}}
 	n.ssh, err = sshserver.New(sshserver.Options{HostKey: n.key.Signer, Authenticate: n.authenticate, Handler: n.shell,
@@ -371,23 +371,6 @@ func (n *Node) lastKnownServers() []string {
 		return servers
 	}
 	return n.self.Journal.Servers
-}
-
-// checkDisk compares this disk with the one that joined.
-func (n *Node) checkDisk(ctx context.Context) (string, error) {
-	mine, err := n.dir.incarnation()
-	if err != nil {
-		return "", err
-	}
-	theirs, err := n.journal.Incarnation(ctx, n.self.Name)
-	if err != nil {
-		return "", err
-	}
-	if mine != theirs {
-		return "", cluster.WithHint(fmt.Errorf("the disk of node %q has been replaced since it joined (this one is %s, the cluster knows %s)", n.self.Name, mine, theirs),
-			"start the node on its own data directory, or join again under another name")
-	}
-	return mine, nil
 }
 
 // rememberServers writes down where the journal's voters are, for the next

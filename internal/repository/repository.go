@@ -55,6 +55,30 @@ func (s *Store) Path(id cluster.RepoID) string {
 	return filepath.Join(s.root, string(id[:2]), string(id)+".git")
 }
 
+// List returns the repositories on this disk.
+func (s *Store) List() (ids []cluster.RepoID, err error) {
+	folders, err := os.ReadDir(s.root)
+	if err != nil {
+		return nil, err
+	}
+	for _, folder := range folders {
+		if len(folder.Name()) != 2 {
+			continue
+		}
+		repos, err := os.ReadDir(filepath.Join(s.root, folder.Name()))
+		if err != nil {
+			return nil, err
+		}
+		for _, repo := range repos {
+			name, ok := strings.CutSuffix(repo.Name(), ".git")
+			if id, err := cluster.ParseRepoID(name); ok && err == nil {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids, nil
+}
+
 // Open opens a repository; one that is not there is [cluster.ErrNotFound].
 func (s *Store) Open(id cluster.RepoID) (*Repository, error) {
 	dir := s.Path(id)
@@ -177,6 +201,31 @@ func (r *Repository) SetApplied(p cluster.Position) error {
 		return err
 	}
 	return durable.WriteFile(filepath.Join(r.Dir, appliedFile), append(data, '\n'), 0o600)
+}
+
+const doubtFile = "cluster-doubt"
+
+// Doubt returns why nothing in the repository may be trusted before it was
+// compared with the journal, or "".
+func (r *Repository) Doubt() (string, error) {
+	data, err := os.ReadFile(filepath.Join(r.Dir, doubtFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(data)), err
+}
+
+// SetDoubt records why the repository may not be trusted, or that it may be again,
+// synced to disk.
+func (r *Repository) SetDoubt(why string) error {
+	path := filepath.Join(r.Dir, doubtFile)
+	if why != "" {
+		return durable.WriteFile(path, []byte(why+"\n"), 0o600)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDirs(r.Dir)
 }
 
 // LoadRefs reads all refs and HEAD from disk.

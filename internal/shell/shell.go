@@ -35,10 +35,16 @@ type Shell struct {
 	Device  cluster.DeviceName
 	Service *service.Service
 	Admin   *admin.Server
-	Packs   peer.PackWriter
-	Copies  peer.Taker
+	Engine  Replicas
 	Rules   func() *access.Directory
 	Log     *slog.Logger
+}
+
+// Replicas are what other nodes want of this one.
+type Replicas interface {
+	peer.PackWriter
+	peer.RefWriter
+	peer.Taker
 }
 
 // SyncCommand makes the replica current without transferring anything.
@@ -95,8 +101,8 @@ func (sh *Shell) ServeSession(ctx context.Context, s *session.Session) int {
 		return sh.Admin.Serve(ctx, id, s.Stdin, s.Stdout)
 	case peer.CopyCommand:
 		return sh.copy(ctx, s, id)
-	case peer.PackCommand:
-		return sh.pack(ctx, s, id, args)
+	case peer.PackCommand, peer.RefsCommand:
+		return sh.peer(ctx, s, id, name, args)
 	}
 	fmt.Fprintf(s.Stderr, "# unknown command %q\n", clip(name))
 	return sh.welcome(s, id)
@@ -234,15 +240,19 @@ func retryable(err error) bool {
 		errors.Is(err, cluster.ErrBusy) || errors.Is(err, cluster.ErrStopping)
 }
 
-// pack serves another node's catch-up. Only nodes may ask: the objects of every
-// repository can be had this way, whatever their refs say.
-func (sh *Shell) pack(ctx context.Context, s *session.Session, id cluster.Identity, args []string) int {
+// peer serves another node's catch-up. Only nodes may ask: the objects and refs of
+// every repository can be had this way, whatever is granted on it.
+func (sh *Shell) peer(ctx context.Context, s *session.Session, id cluster.Identity, name string, args []string) int {
 	if !sh.isNode(id) || len(args) != 1 {
-		return sh.fail(s, fmt.Errorf("%s: %w", peer.PackCommand, cluster.ErrDenied))
+		return sh.fail(s, fmt.Errorf("%s: %w", name, cluster.ErrDenied))
 	}
 	repo, err := cluster.ParseRepoID(args[0])
-	if err == nil {
-		err = peer.ServePack(ctx, sh.Packs, repo, s.Stdin, s.Stdout)
+	switch {
+	case err != nil:
+	case name == peer.RefsCommand:
+		err = peer.ServeRefs(ctx, sh.Engine, repo, s.Stdout)
+	default:
+		err = peer.ServePack(ctx, sh.Engine, repo, s.Stdin, s.Stdout)
 	}
 	if err != nil {
 		return sh.fail(s, err)
@@ -256,7 +266,7 @@ func (sh *Shell) copy(ctx context.Context, s *session.Session, id cluster.Identi
 	if !sh.isNode(id) {
 		return sh.fail(s, fmt.Errorf("%s: %w", peer.CopyCommand, cluster.ErrDenied))
 	}
-	if err := peer.ServeCopy(ctx, sh.Copies, s.Stdin, s.Stdout); err != nil {
+	if err := peer.ServeCopy(ctx, sh.Engine, s.Stdin, s.Stdout); err != nil {
 		return sh.fail(s, err)
 	}
 	return 0

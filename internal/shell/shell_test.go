@@ -22,7 +22,10 @@ import (
 )
 
 // packs answers every question with the same pack.
-type packs struct{ asked int }
+type packs struct {
+	Replicas
+	asked int
+}
 
 func (p *packs) WritePack(_ context.Context, _ cluster.RepoID, _, _ []cluster.OID, w io.Writer) error {
 	p.asked++
@@ -59,7 +62,7 @@ func newShell(t *testing.T) (*Shell, *packs) {
 	if p := rules.Problems(); len(p) > 0 {
 		t.Fatal(p)
 	}
-	return &Shell{Cluster: "c1", Device: "node1", Packs: p, Rules: func() *access.Directory { return rules }, Log: slog.New(slog.DiscardHandler)}, p
+	return &Shell{Cluster: "c1", Device: "node1", Engine: p, Rules: func() *access.Directory { return rules }, Log: slog.New(slog.DiscardHandler)}, p
 }
 
 func serve(sh *Shell, id cluster.Identity, from, command, stdin string) (status int, stdout, stderr string) {

@@ -1,0 +1,304 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/repository"
+)
+
+// Resynchronizing makes a replica what the journal says, whatever its disk shows.
+// A replay trusts the disk up to the position recorded there; this trusts nothing
+// but objects whose history was walked. It is what happens to a replica
+//
+//   - of a disk that is not the one the node last ran on: restored from a backup,
+//     or exchanged;
+//   - that is ahead of the journal, or of another epoch: the journal was restored;
+//   - that is older than the oldest entry still kept;
+//   - that an operator has repaired.
+
+// A replica is doubted, for any of these reasons but the last, by a mark on the
+// disk: it must outlive the node, which may be killed before it gets to it.
+
+// doubted says why a replica is not to be trusted before it was resynchronized, if
+// it is not.
+func (e *Engine) doubted(r *replica) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.doubt != nil {
+		return *r.doubt, nil
+	}
+	repo, err := e.Store.Open(r.id)
+	if errors.Is(err, cluster.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	why, err := repo.Doubt()
+	if err == nil {
+		r.doubt = &why
+	}
+	return why, err
+}
+
+// Repair resynchronizes a replica that is fenced, or any. It returns what was on
+// disk and not in the journal, each with the ref it is kept under.
+func (e *Engine) Repair(ctx context.Context, id cluster.RepoID) (kept []Stray, err error) {
+	if err := e.begin(); err != nil {
+		return nil, err
+	}
+	defer e.work.Done()
+	r := e.replica(id)
+	if err := r.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	return e.resync(e.ctx, r, "an operator asked for it", func(string) {})
+}
+
+// A Stray is a value that a ref had on a replica and never in the journal.
+type Stray struct {
+	Ref   cluster.RefName `json:"ref"`
+	Value cluster.OID     `json:"value"`
+	Kept  cluster.RefName `json:"kept"` // where it is kept, below refs/strays/
+}
+
+// resync is what the above describes. The caller holds apply.
+func (e *Engine) resync(ctx context.Context, r *replica, why string, tell func(string)) ([]Stray, error) {
+	start := time.Now()
+	record, head, err := e.Journal.LookupID(ctx, r.id)
+	if err != nil {
+		return nil, err
+	}
+	tell(fmt.Sprintf("Comparing this replica with the journal: %s…", why))
+	repo, err := e.Store.Create(ctx, record)
+	if err != nil {
+		return nil, err
+	}
+	if err := repo.RemoveLocks(); err != nil {
+		return nil, err
+	}
+	r.repo, r.table = repo, nil
+	r.known.Store(nil)
+	disk, err := repo.LoadRefs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := e.refsAt(ctx, record, head)
+	if err != nil {
+		return nil, err
+	}
+	strays, err := e.keepStrays(ctx, r, head, disk, wanted)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.fetchAll(ctx, r, wanted, tell); err != nil {
+		return nil, err
+	}
+	updates := difference(disk, wanted)
+	if err := write(ctx, repo, disk, updates); err != nil {
+		return nil, err
+	}
+	if err := setHead(ctx, repo, wanted.Head()); err != nil {
+		return nil, err
+	}
+	disk.SetHead(wanted.Head())
+	if disk.Digest() != head.Digest {
+		return nil, fmt.Errorf("after a resynchronization the refs of %s have the digest %s, not %s", r.id, disk.Digest(), head.Digest)
+	}
+	refs := make([]cluster.RefName, 0, disk.Len())
+	for ref := range disk.Values {
+		refs = append(refs, ref)
+	}
+	for _, u := range updates {
+		refs = append(refs, u.Ref)
+	}
+	r.mu.Lock()
+	r.fenced, r.applied, r.loaded = nil, cluster.Position{}, false
+	if r.head.Epoch != head.Epoch {
+		r.head = head
+	}
+	r.mu.Unlock()
+	r.noteHead(head)
+	if err := e.finish(r, head.Position, refs); err != nil {
+		return nil, err
+	}
+	if err := repo.SetDoubt(""); err != nil {
+		return nil, err
+	}
+	r.table, r.shown = disk, head
+	r.known.Store(disk)
+	r.mu.Lock()
+	r.doubt = new(string)
+	r.mu.Unlock()
+	e.Log.Info("resynchronized", "repo", r.id, "why", why, "to", head.Version, "refs", len(updates), "strays", len(strays), "took", time.Since(start).Round(time.Microsecond))
+	return strays, nil
+}
+
+// refsAt returns the refs that the journal says a repository has at its head: by
+// its entries from the first on, or, where those have been trimmed, by a peer's refs
+// and the entries since. A peer is believed only if the outcome has the head's
+// digest.
+func (e *Engine) refsAt(ctx context.Context, record cluster.Repo, head journal.Head) (*repository.RefTable, error) {
+	if head.Oldest <= 1 {
+		table := repository.NewRefTable()
+		table.SetHead(record.InitialHead)
+		if err := e.replayOnto(ctx, record.ID, table, 0, head); err != nil {
+			return nil, err
+		}
+		return table, nil
+	}
+	var failures []error
+	for _, device := range e.Peers.Nearest() {
+		at, table, err := e.Peers.Refs(ctx, device, record.ID)
+		switch {
+		case err != nil:
+		case at.Epoch != head.Epoch || at.Version+1 < head.Oldest || at.Version > head.Version:
+			err = fmt.Errorf("its replica is at %v", at)
+		default:
+			err = e.replayOnto(ctx, record.ID, table, at.Version, head)
+		}
+		if err == nil {
+			return table, nil
+		}
+		failures = append(failures, fmt.Errorf("%s: %w", device, err))
+	}
+	return nil, fmt.Errorf("the journal of %s begins at version %d, and no replica shows its refs: %w", record.ID, head.Oldest, errors.Join(append(failures, cluster.ErrNoReplica)...))
+}
+
+// replayOnto applies the entries of (after, head] to a table.
+func (e *Engine) replayOnto(ctx context.Context, id cluster.RepoID, table *repository.RefTable, after cluster.Version, head journal.Head) error {
+	for entry, err := range e.Journal.Entries(ctx, id, after, head.Version) {
+		if err != nil {
+			return err
+		}
+		for _, u := range entry.Updates {
+			table.Set(u.Ref, u.New)
+		}
+		if entry.Head != "" {
+			table.SetHead(entry.Head)
+		}
+	}
+	if table.Digest() != head.Digest {
+		return fmt.Errorf("refs with the digest %s, and those of version %d have %s", table.Digest(), head.Version, head.Digest)
+	}
+	return nil
+}
+
+// keepStrays keeps under refs/strays/ what the disk's refs show and the journal
+// does not, unless the disk shows a version that the journal has had: then nothing
+// of it is strange.
+func (e *Engine) keepStrays(ctx context.Context, r *replica, head journal.Head, disk, wanted *repository.RefTable) ([]Stray, error) {
+	if applied, err := r.repo.Applied(); err == nil && applied.Digest == disk.Digest() && applied.Epoch == head.Epoch {
+		if applied.Version < head.Oldest {
+			return nil, nil // it was once, and is trimmed
+		}
+		for entry, err := range e.Journal.Entries(ctx, r.id, applied.Version-1, applied.Version) {
+			if err == nil && entry.Position() == applied {
+				return nil, nil
+			}
+		}
+	}
+	folder := cluster.StraysPrefix + time.Now().UTC().Format("20060102T150405.000Z")
+	var strays []Stray
+	var updates []cluster.RefUpdate
+	for ref, value := range disk.Values {
+		if wanted.Get(ref) != value {
+			s := Stray{Ref: ref, Value: value, Kept: cluster.RefName(folder + string(ref[len("refs"):]))}
+			strays = append(strays, s)
+			updates = append(updates, cluster.RefUpdate{Ref: s.Kept, New: value})
+		}
+	}
+	if len(updates) == 0 {
+		return nil, nil
+	}
+	if err := transact(ctx, r.repo, updates); err != nil {
+		return nil, fmt.Errorf("keep %d strays: %w", len(updates), err)
+	}
+	slices.SortFunc(strays, func(a, b Stray) int { return strings.Compare(string(a.Ref), string(b.Ref)) })
+	return strays, nil
+}
+
+// fetchAll gets whatever the wanted refs reach and the disk lacks. Nothing that is
+// there is trusted before its history was walked.
+func (e *Engine) fetchAll(ctx context.Context, r *replica, wanted *repository.RefTable, tell func(string)) error {
+	var wants []cluster.OID
+	for _, value := range wanted.Values {
+		wants = append(wants, value)
+	}
+	slices.Sort(wants)
+	wants = slices.Compact(wants)
+	held, err := r.repo.Closed(ctx, wants, nil)
+	if err != nil || held {
+		if err == nil {
+			err = r.repo.SyncObjects()
+		}
+		return err
+	}
+	var failures []error
+	for _, device := range e.Peers.Nearest() {
+		tell(fmt.Sprintf("Synchronizing from %q…", device))
+		err := e.fetch(ctx, r.repo, device, wants, nil)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		failures = append(failures, fmt.Errorf("%s: %w", device, err))
+	}
+	return fmt.Errorf("resynchronize repository %s: %w", r.id, errors.Join(append(failures, cluster.ErrNoReplica)...))
+}
+
+// difference returns what leads from one table to another.
+func difference(from, to *repository.RefTable) (updates []cluster.RefUpdate) {
+	for ref, value := range from.Values {
+		if to.Get(ref) == "" {
+			updates = append(updates, cluster.RefUpdate{Ref: ref, Old: value})
+		}
+	}
+	for ref, value := range to.Values {
+		if old := from.Get(ref); old != value {
+			updates = append(updates, cluster.RefUpdate{Ref: ref, Old: old, New: value})
+		}
+	}
+	return updates
+}
+
+// refsPatience is how long a node that resynchronizes waits for a peer's refs.
+const refsPatience = 10 * time.Second
+
+// WriteRefs gives another node the refs of this replica and the position they
+// are at.
+func (e *Engine) WriteRefs(ctx context.Context, id cluster.RepoID, write func(at cluster.Position, head cluster.RefName, refs []cluster.RefUpdate) error) error {
+	r := e.replica(id)
+	// Two nodes that resynchronize at once may each hold their own lock and wait
+	// for the other's refs.
+	wait, cancel := context.WithTimeout(ctx, refsPatience)
+	defer cancel()
+	if err := r.lock(wait); err != nil {
+		return err
+	}
+	if why, err := e.doubted(r); err != nil || why != "" {
+		r.unlock()
+		return fmt.Errorf("this replica is not to be trusted itself (%s): %w", why, errors.Join(err, cluster.ErrUnavailable))
+	}
+	if err := e.catchUp(wait, r, func(string) {}); err != nil {
+		r.unlock()
+		return err
+	}
+	at, head := r.position(), r.table.Head()
+	refs := make([]cluster.RefUpdate, 0, r.table.Len())
+	for ref, value := range r.table.Values {
+		refs = append(refs, cluster.RefUpdate{Ref: ref, New: value})
+	}
+	r.unlock()
+	return write(at, head, refs)
+}

@@ -1,0 +1,77 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"gitcluster/internal/durable"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/repository"
+)
+
+// An incarnation names a disk with what it holds, from one start of the node to
+// the next; the journal knows the newest. A disk that bears another was restored
+// from a backup, or belongs to another node, and may lack objects that this node is
+// counted for.
+
+// incarnate gives the disk its next incarnation. If it does not bear the last one,
+// every replica on it is marked to be compared with the journal before it serves
+// or counts.
+func (n *Node) incarnate(ctx context.Context, store *repository.Store) (string, error) {
+	// Beside the replicas, which may be on a disk of their own.
+	path := n.dir.path("repositories", "incarnation")
+	mine, err := readWords(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		mine, err = readWords(n.dir.path("incarnation"))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	last, err := n.journal.Incarnation(ctx, n.self.Name)
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(mine, last) {
+		if err := n.doubt(store); err != nil {
+			return "", err
+		}
+	}
+	// A crash between the two writes leaves both names on the disk, and one of
+	// them in the journal.
+	next := journal.NewID()
+	if err := durable.WriteFile(path, []byte(last+" "+next+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	if err := n.journal.ChangeIncarnation(ctx, n.self.Name, last, next); err != nil {
+		return "", fmt.Errorf("%w: does another process run as node %q?", err, n.self.Name)
+	}
+	return next, durable.WriteFile(path, []byte(next+"\n"), 0o600)
+}
+
+func (n *Node) doubt(store *repository.Store) error {
+	ids, err := store.List()
+	if err != nil {
+		return err
+	}
+	n.log.Warn("this disk is not the one the node ran on last; its replicas are compared with the journal before they serve", "replicas", len(ids))
+	for _, id := range ids {
+		repo, err := store.Open(id)
+		if err != nil {
+			return err
+		}
+		if err := repo.SetDoubt("the disk was exchanged, or restored from a backup"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readWords(path string) ([]string, error) {
+	data, err := os.ReadFile(path)
+	return strings.Fields(string(data)), err
+}
