@@ -36,6 +36,8 @@ type Server struct {
 	Engine  *engine.Engine
 	Service *service.Service
 	Rules   service.Directory
+	Nodes   Nodes  // the other nodes
+	Lost    string // folder for what is saved before something is given up as lost
 	Log     *slog.Logger
 }
 
@@ -127,10 +129,24 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any,
 	case "repo.set":
 		return with(q, func(p RepoSet) (any, error) { return nil, s.repoSet(ctx, id, p) })
 	}
+	if isNodeMethod(q.Method) {
+		if err := s.mustNode(id); err != nil {
+			return nil, err
+		}
+		return s.node(ctx, q)
+	}
 	if err := s.mustAdmin(ctx, id); err != nil {
 		return nil, err
 	}
 	switch q.Method {
+	case "repo.verify":
+		return with(q, func(p RepoVerify) (any, error) { return s.repoVerify(ctx, id, p) })
+	case "repo.repair":
+		return with(q, func(p RepoRepair) (any, error) { return s.repoRepair(ctx, id, p) })
+	case "repo.loss":
+		return with(q, func(p RepoLoss) (any, error) { return s.repoLoss(ctx, id, p) })
+	case "repo.accept-loss":
+		return with(q, func(p LossAccept) (any, error) { return s.lossAccept(ctx, id, p) })
 	case "user.list":
 		d, err := s.Journal.Directory(ctx)
 		return d.Users, err

@@ -206,6 +206,11 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 	if errors.Is(err, journal.ErrTrimmed) {
 		return e.resyncFor(ctx, r, tell, "it shows version %d and the journal begins at %d", from.Version, head.Oldest)
 	}
+	if missed.gaveUp(from.Version) {
+		// What this disk shows was given up while it was away. It is here after
+		// all: it is kept where people can find it.
+		return e.resyncFor(ctx, r, tell, "version %d, which it shows, was given up as lost", from.Version)
+	}
 	if err != nil {
 		return err
 	}
@@ -277,9 +282,15 @@ func (e *Engine) fenceOff(r *replica, format string, a ...any) error {
 // missed is what a replica has not seen: of each ref and of HEAD only the last
 // value, and the newest entry without its updates.
 type missed struct {
-	last   map[cluster.RefName]cluster.OID
-	head   cluster.RefName
-	newest journal.Entry
+	last    map[cluster.RefName]cluster.OID
+	head    cluster.RefName
+	newest  journal.Entry
+	givenUp [][2]cluster.Version // the first and the last of those that were given up
+}
+
+// gaveUp reports whether a version was given up by an entry that was missed.
+func (m missed) gaveUp(v cluster.Version) bool {
+	return slices.ContainsFunc(m.givenUp, func(g [2]cluster.Version) bool { return g[0] <= v && v <= g[1] })
 }
 
 // readMissed reads the entries of (after, upTo] and collapses them as they come.
@@ -294,6 +305,9 @@ func (e *Engine) readMissed(ctx context.Context, r *replica, after, upTo cluster
 		}
 		if entry.Head != "" {
 			m.head = entry.Head
+		}
+		if entry.GivenUp > 0 {
+			m.givenUp = append(m.givenUp, [2]cluster.Version{entry.GivenUp, entry.Version - 1})
 		}
 		entry.Updates = nil
 		m.newest = entry

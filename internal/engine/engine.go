@@ -147,6 +147,13 @@ func (e *Engine) begin() error {
 	return nil
 }
 
+// withNode ends a context with the node, too, for work that Close waits for.
+func (e *Engine) withNode(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
 // Resolved is a repository as the journal described it at one moment.
 type Resolved struct {
 	Repo cluster.Repo

@@ -200,10 +200,16 @@ func (e *Engine) keepStrays(ctx context.Context, r *replica, head journal.Head, 
 		if applied.Version < head.Oldest {
 			return nil, nil // it was once, and is trimmed
 		}
-		for entry, err := range e.Journal.Entries(ctx, r.id, applied.Version-1, applied.Version) {
-			if err == nil && entry.Position() == applied {
-				return nil, nil
+		had, given := false, false
+		for entry, err := range e.Journal.Entries(ctx, r.id, max(applied.Version, 1)-1, head.Version) {
+			if err != nil {
+				return nil, err
 			}
+			had = had || entry.Position() == applied
+			given = given || entry.GivenUp > 0 && entry.GivenUp <= applied.Version && entry.Version > applied.Version
+		}
+		if had && !given || applied.Version == 0 && !given {
+			return nil, nil
 		}
 	}
 	folder := cluster.StraysPrefix + time.Now().UTC().Format("20060102T150405.000Z")

@@ -13,6 +13,7 @@ import (
 // reader seldom waits. It returns when the context ends.
 func (e *Engine) Run(ctx context.Context) error {
 	go e.reportLoop(ctx)
+	go e.verifyLoop(ctx)
 	go e.Journal.WatchRepos(ctx, e.learnName, e.forgetName)
 	slots := make(chan struct{}, 4)
 	return e.Journal.WatchHeads(ctx, func(id cluster.RepoID, head journal.Head) {

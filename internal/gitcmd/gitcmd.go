@@ -143,6 +143,11 @@ func IsAncestor(dir, quarantine string, old, new cluster.OID) Command {
 	return c
 }
 
+// Bundle writes a bundle of all refs and what they reach to a file.
+func Bundle(dir, file string) Command {
+	return command(dir, nil, "bundle", "create", "--quiet", file, "--all")
+}
+
 // Fsck checks the repository and the connectivity of its refs.
 func Fsck(dir string) Command {
 	return command(dir, nil, "fsck", "--connectivity-only", "--no-dangling", "--no-progress")

@@ -29,6 +29,9 @@ type Entry struct {
 	Time    time.Time            `json:"time"`
 	Pushes  []Push               `json:"pushes"`
 	Copies  []cluster.DeviceName `json:"copies"` // who is known to hold the objects
+	// GivenUp, if not 0, is the first of the versions before this one that were
+	// given up as lost: the entry goes back to the refs before it.
+	GivenUp cluster.Version `json:"given_up,omitempty"`
 
 	// A large update list is kept in chunks, written before the entry.
 	Chunks    int    `json:"chunks,omitempty"`

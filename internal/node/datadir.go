@@ -33,6 +33,7 @@ import (
 //	journal/         the embedded etcd server's data
 //	journal-servers  where the journal's voters were last seen
 //	repositories/    the replicas
+//	lost/            bundles made before something was given up as lost
 //	hooks/           what receive-pack calls
 //	lock             held by the node and by every Git process that writes
 type dataDir string

@@ -152,10 +152,17 @@ func (n *Node) compose(ctx context.Context, version string) error {
 	n.metrics.Watch(n.load)
 	n.shell = &shell.Shell{Cluster: n.cluster.ID, Device: name, Service: n.service, Engine: n.engine, Rules: n.rules.Snapshot, Log: n.log,
 		Admin: &admin.Server{Cluster: n.cluster, Device: name, Version: version, Journal: n.journal, Members: n.members,
-			Engine: n.engine, Service: n.service, Rules: n.rules, Log: n.log}}
+			Engine: n.engine, Service: n.service, Rules: n.rules, Nodes: nodes{n.peers}, Lost: n.dir.path("lost"), Log: n.log}}
 	n.ssh, err = sshserver.New(sshserver.Options{HostKey: n.key.Signer, Authenticate: n.authenticate, Handler: n.shell,
 		JoinHandler: n.admitJoiner, Logger: n.log, Version: version})
 	return err
+}
+
+// nodes is the peers as the administration wants them.
+type nodes struct{ *peer.Peers }
+
+func (p nodes) Open(ctx context.Context, on cluster.DeviceName, command string) (admin.Conversation, error) {
+	return p.Peers.Open(ctx, on, command)
 }
 
 // Serve serves until the context ends, then finishes what was acknowledged and

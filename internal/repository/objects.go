@@ -22,6 +22,20 @@ func (r *Repository) Closed(ctx context.Context, wants, haves []cluster.OID) (bo
 	return r.closed(ctx, wants, haves, "")
 }
 
+// Fsck walks from every ref and reports what is missing or broken.
+func (r *Repository) Fsck(ctx context.Context) error {
+	return r.run.Run(ctx, gitcmd.Fsck(r.Dir), gitexec.IO{})
+}
+
+// Bundle writes all refs, those kept aside too, and what they reach to a new file,
+// synced to disk.
+func (r *Repository) Bundle(ctx context.Context, file string) error {
+	if err := r.run.Run(ctx, gitcmd.Bundle(r.Dir, file), gitexec.IO{}); err != nil {
+		return err
+	}
+	return syncFile(file, filepath.Dir(file))
+}
+
 // WritePack writes a thin pack of what wants reach and haves do not. Haves
 // that are not here are passed over: they only make the pack smaller.
 func (r *Repository) WritePack(ctx context.Context, wants, haves []cluster.OID, w io.Writer) error {

@@ -51,7 +51,7 @@ type Replicas interface {
 const SyncCommand = "cluster-sync"
 
 // AdminCommand takes one administrative request on standard input.
-const AdminCommand = "cluster-admin"
+const AdminCommand = admin.Command
 
 // commands lists what the welcome shows.
 var commands = []struct{ usage, what string }{

@@ -1,0 +1,199 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/engine"
+)
+
+// RepoVerify asks for every replica of a repository to be compared with the
+// journal.
+type RepoVerify struct {
+	Name string `json:"name"`
+	Deep bool   `json:"deep,omitempty"` // also walk from every ref, which may take long
+}
+
+// Verdicts are what was found, by node.
+type Verdicts struct {
+	Name     cluster.RepoName `json:"name"`
+	Version  cluster.Version  `json:"version"` // the newest
+	Verdicts []engine.Verdict `json:"verdicts"`
+}
+
+// RepoRepair has a repository's replicas follow the journal, whatever their disks
+// show.
+type RepoRepair struct {
+	Name   string             `json:"name"`
+	Device cluster.DeviceName `json:"device,omitempty"` // one node's; "" for all that are not what the journal says
+}
+
+// Repaired is what became of one replica.
+type Repaired struct {
+	Device cluster.DeviceName `json:"device"`
+	Strays []engine.Stray     `json:"strays,omitempty"`
+	Error  string             `json:"error,omitempty"`
+}
+
+// RepoLoss asks what would be lost if a repository were read as it is.
+type RepoLoss struct {
+	Name string `json:"name"`
+}
+
+// LossAccept gives up what an engine.Loss told of.
+type LossAccept struct {
+	Name string      `json:"name"`
+	Loss engine.Loss `json:"loss"`
+}
+
+// LossAccepted is what became of it.
+type LossAccepted struct {
+	Device cluster.DeviceName `json:"device"`
+	Bundle string             `json:"bundle,omitempty"` // a file on that node, if anything survives
+}
+
+// replicaAsk is what a node asks of another's replica.
+type replicaAsk struct {
+	Repo  cluster.RepoID `json:"repo"`
+	Deep  bool           `json:"deep,omitempty"`
+	Loss  engine.Loss    `json:"loss,omitzero"`
+	Actor string         `json:"actor,omitempty"`
+}
+
+type replicaLoss struct {
+	Nothing bool        `json:"nothing,omitempty"` // nothing is lost
+	Loss    engine.Loss `json:"loss,omitzero"`
+}
+
+// node runs a method that only nodes call.
+func (s *Server) node(ctx context.Context, q request) (any, error) {
+	switch q.Method {
+	case "replica.verify":
+		return with(q, func(p replicaAsk) (any, error) { return s.Engine.Verify(ctx, p.Repo, p.Deep), nil })
+	case "replica.repair":
+		return with(q, func(p replicaAsk) (any, error) { return s.Engine.Repair(ctx, p.Repo) })
+	case "replica.loss":
+		return with(q, func(p replicaAsk) (any, error) {
+			loss, err := s.Engine.Loss(ctx, p.Repo)
+			if errors.Is(err, engine.ErrNothingLost) {
+				return replicaLoss{Nothing: true}, nil
+			}
+			return replicaLoss{Loss: loss}, err
+		})
+	case "replica.accept-loss":
+		return with(q, func(p replicaAsk) (any, error) {
+			return s.Engine.AcceptLoss(ctx, p.Repo, p.Loss, p.Actor, s.Lost)
+		})
+	}
+	return nil, fmt.Errorf("unknown method %q: this node is version %s", q.Method, s.Version)
+}
+
+func (s *Server) repoVerify(ctx context.Context, id cluster.Identity, p RepoVerify) (any, error) {
+	at, err := s.resolve(ctx, id, p.Name, cluster.RoleAdmin)
+	if err != nil {
+		return nil, err
+	}
+	return Verdicts{Name: at.Repo.Name, Version: at.Head.Version, Verdicts: s.verdicts(ctx, at.Repo.ID, p.Deep)}, nil
+}
+
+// verdicts asks all nodes, and returns their answers by name.
+func (s *Server) verdicts(ctx context.Context, id cluster.RepoID, deep bool) []engine.Verdict {
+	var mu sync.Mutex
+	var all []engine.Verdict
+	s.eachNode(ctx, func(ctx context.Context, device cluster.DeviceName) {
+		if !deep {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, nodePatience, errNoAnswer)
+			defer cancel()
+		}
+		v := engine.Verdict{Device: device}
+		if err := s.on(ctx, device, "replica.verify", replicaAsk{Repo: id, Deep: deep}, &v); err != nil {
+			v.Problem = err.Error()
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, v)
+	})
+	slices.SortFunc(all, func(a, b engine.Verdict) int { return strings.Compare(string(a.Device), string(b.Device)) })
+	return all
+}
+
+func (s *Server) repoRepair(ctx context.Context, id cluster.Identity, p RepoRepair) (any, error) {
+	at, err := s.resolve(ctx, id, p.Name, cluster.RoleAdmin)
+	if err != nil {
+		return nil, err
+	}
+	var devices []cluster.DeviceName
+	if p.Device != "" {
+		d, ok := s.Rules.Snapshot().Device(p.Device)
+		if !ok || !d.Node {
+			return nil, fmt.Errorf("node %q: %w", p.Device, cluster.ErrNotFound)
+		}
+		devices = []cluster.DeviceName{p.Device}
+	} else {
+		for _, v := range s.verdicts(ctx, at.Repo.ID, false) {
+			if !v.OK() {
+				devices = append(devices, v.Device)
+			}
+		}
+	}
+	done := []Repaired{}
+	// One after the other: while one is repaired the others serve.
+	for _, device := range devices {
+		r := Repaired{Device: device}
+		if err := s.on(ctx, device, "replica.repair", replicaAsk{Repo: at.Repo.ID}, &r.Strays); err != nil {
+			r.Error = err.Error()
+		}
+		done = append(done, r)
+	}
+	return done, nil
+}
+
+// repoLoss asks every node that can be reached what it could show. The best
+// answer counts.
+func (s *Server) repoLoss(ctx context.Context, id cluster.Identity, p RepoLoss) (any, error) {
+	at, err := s.resolve(ctx, id, p.Name, cluster.RoleAdmin)
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	var best *engine.Loss
+	var whole cluster.DeviceName
+	var failures []error
+	s.eachNode(ctx, func(ctx context.Context, device cluster.DeviceName) {
+		var l replicaLoss
+		err := s.on(ctx, device, "replica.loss", replicaAsk{Repo: at.Repo.ID}, &l)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err != nil:
+			failures = append(failures, fmt.Errorf("%s: %w", device, err))
+		case l.Nothing:
+			whole = device
+		case best == nil || l.Loss.Survives > best.Survives:
+			best = &l.Loss
+		}
+	})
+	switch {
+	case whole != "":
+		return nil, fmt.Errorf("nothing is lost: %q has version %d of %q", whole, at.Head.Version, at.Repo.Name)
+	case best == nil:
+		return nil, fmt.Errorf("no node could say what it has of %q: %w", at.Repo.Name, errors.Join(failures...))
+	}
+	return best, nil
+}
+
+func (s *Server) lossAccept(ctx context.Context, id cluster.Identity, p LossAccept) (any, error) {
+	at, err := s.resolve(ctx, id, p.Name, cluster.RoleAdmin)
+	if err != nil {
+		return nil, err
+	}
+	done := LossAccepted{Device: p.Loss.Device}
+	err = s.on(ctx, p.Loss.Device, "replica.accept-loss", replicaAsk{Repo: at.Repo.ID, Loss: p.Loss, Actor: id.String()}, &done.Bundle)
+	return done, err
+}

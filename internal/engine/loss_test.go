@@ -1,0 +1,125 @@
+package engine
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gitcluster/internal/cluster"
+)
+
+// A node that alone had the newest versions is gone for good: the others go back
+// to what they can show, after saying exactly what that costs, and when it comes
+// back after all its pushes are kept aside.
+func TestAcceptLoss(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a, b := w.nodes["a"], w.nodes["b"]
+	one := w.commit()
+	a.accept(set("refs/heads/main", "", one), set("refs/heads/gone", "", one))
+	w.nodes["b"].sync()
+	w.nodes["c"].sync()
+	other := w.commit(one)
+	a.push(Push{Copies: 3, Updates: []cluster.RefUpdate{set("refs/heads/held", "", other)}})
+	two := w.commit(one)
+	a.accept(set("refs/heads/main", one, two))
+	a.accept(set("refs/heads/gone", one, ""), set("refs/heads/new", "", two))
+	a.setDown(true)
+	loss, err := b.Loss(t.Context(), w.repo.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if loss.Head != 4 || loss.Survives != 2 || len(loss.Entries) != 2 || loss.Entries[0].Pushes[0].Actor != "tester" || len(loss.Refs) != 3 {
+		t.Errorf("would lose %+v", loss)
+	}
+	if _, err := b.read(t.Context()); !errors.Is(err, cluster.ErrNoReplica) {
+		t.Errorf("looking at a loss changed something: %v", err)
+	}
+	wrong := loss
+	wrong.Survives = 1
+	if _, err := b.AcceptLoss(t.Context(), w.repo.ID, wrong, "tester", t.TempDir()); err == nil {
+		t.Error("accepted another loss than was told")
+	}
+	folder := t.TempDir()
+	bundle, err := b.AcceptLoss(t.Context(), w.repo.ID, loss, "tester", folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(bundle); err != nil || info.Size() == 0 || filepath.Dir(bundle) != folder {
+		t.Errorf("the bundle %q: %v", bundle, err)
+	}
+	want := map[string]string{"HEAD": "refs/heads/main", "refs/heads/main": string(one), "refs/heads/gone": string(one), "refs/heads/held": string(other)}
+	for _, name := range []cluster.DeviceName{"b", "c"} {
+		if v, refs := w.nodes[name].sync(); len(refs) != len(want) || refs["refs/heads/main"] != string(one) || refs["refs/heads/gone"] != string(one) || v.Applied.Version != 5 {
+			t.Errorf("%s shows %v at %v", name, refs, v.Applied)
+		}
+	}
+	three := w.commit(one)
+	b.accept(set("refs/heads/main", one, three))
+	// a comes back.
+	a.setDown(false)
+	a = w.restart("a", func(string) {})
+	v, refs := a.sync()
+	if refs["refs/heads/main"] != string(three) || refs["refs/heads/gone"] != string(one) || refs["refs/heads/new"] != "" {
+		t.Errorf("a shows %v", refs)
+	}
+	kept := w.git(v.Dir, "for-each-ref", "--format=%(objectname) %(refname)", "refs/strays")
+	if !strings.Contains(kept, string(two)+" refs/strays/") || !strings.Contains(kept, "/heads/new") || !strings.Contains(kept, "/heads/main") {
+		t.Errorf("what a came back with is not kept: %q", kept)
+	}
+}
+
+// While one node that can be reached has everything, nothing is lost.
+func TestNothingIsLost(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.nodes["a"].history(2)
+	for _, name := range w.names {
+		if _, err := w.nodes[name].Loss(t.Context(), w.repo.ID); !errors.Is(err, ErrNothingLost) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	tips := a.history(3)
+	v, _ := b.sync()
+	if got := b.Verify(t.Context(), w.repo.ID, true); !got.OK() || got.Refs != 1 || got.Position.Version != 3 {
+		t.Errorf("a sound replica: %+v", got)
+	}
+	w.git(v.Dir, "update-ref", "refs/heads/main", string(tips[0]))
+	got := b.Verify(t.Context(), w.repo.ID, false)
+	if got.OK() || got.WrongRefs != 1 || got.Wrong[0] != (WrongRef{Ref: "refs/heads/main", Disk: tips[0], Journal: tips[2]}) {
+		t.Errorf("an edited replica: %+v", got)
+	}
+	if _, err := b.read(t.Context()); !errors.Is(err, cluster.ErrFenced) {
+		t.Errorf("it serves: %v", err)
+	}
+	if _, err := b.Repair(t.Context(), w.repo.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.Verify(t.Context(), w.repo.ID, true); !got.OK() {
+		t.Errorf("after the repair: %+v", got)
+	}
+	// An object that is gone is found by the deep look alone.
+	packs, err := filepath.Glob(filepath.Join(v.Dir, "objects/pack/*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatal("no packs", err)
+	}
+	for _, p := range packs {
+		if err := os.Remove(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.Verify(t.Context(), w.repo.ID, true); got.OK() {
+		t.Error("objects are gone, and the deep look finds nothing")
+	}
+	if _, err := b.Repair(t.Context(), w.repo.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.Verify(t.Context(), w.repo.ID, true); !got.OK() {
+		t.Errorf("after the repair: %+v", got)
+	}
+}
