@@ -15,7 +15,7 @@ import (
 
 func deviceCommand() *cobra.Command {
 	return group("device", "Show and change what the cluster knows of its machines",
-		deviceEnroll(), deviceList(), deviceShow(), deviceSet(),
+		deviceEnroll(), deviceList(), deviceShow(), deviceSet(), deviceRemove(),
 		deviceSwitch("enable", "Let a device in again", func(p *admin.DeviceSet, yes *bool) { p.Enabled = yes }, true),
 		deviceSwitch("disable", "Refuse a device, on connections it has open, too", func(p *admin.DeviceSet, yes *bool) { p.Enabled = yes }, false),
 		deviceSwitch("trust", "Let a device's key count", func(p *admin.DeviceSet, yes *bool) { p.Trusted = yes }, true),

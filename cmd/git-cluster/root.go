@@ -39,7 +39,7 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().String("cluster", "", "cluster of the client configuration, if not its default")
 	root.AddCommand(
 		initCommand(), joinCommand(), serveCommand(), shellCommand(), authorizedKeysCommand(), localTransportCommand(), sshCommand(),
-		statusCommand(), repoCommand(), logCommand(), verifyCommand(), repairCommand(), acceptLossCommand(), userCommand(), keyCommand(), grantCommand(), revokeCommand(), grantsCommand(),
+		statusCommand(), repoCommand(), logCommand(), lockCommand(), unlockCommand(), drainCommand(), verifyCommand(), repairCommand(), acceptLossCommand(), userCommand(), keyCommand(), grantCommand(), revokeCommand(), grantsCommand(),
 		deviceCommand(), tokenCommand(), demoCommand(), versionCommand(),
 	)
 	return root

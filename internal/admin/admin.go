@@ -139,6 +139,10 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any,
 		return nil, err
 	}
 	switch q.Method {
+	case "repo.lock":
+		return with(q, func(p RepoLock) (any, error) { return s.repoLock(ctx, id, p) })
+	case "repo.unlock":
+		return with(q, func(p RepoLock) (any, error) { return s.repoUnlock(ctx, id, p) })
 	case "repo.verify":
 		return with(q, func(p RepoVerify) (any, error) { return s.repoVerify(ctx, id, p) })
 	case "repo.repair":
@@ -172,6 +176,10 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any,
 		return d.Devices, err
 	case "device.show":
 		return with(q, func(p DeviceName) (any, error) { return s.deviceShow(ctx, p) })
+	case "drain.status":
+		return with(q, func(p DeviceName) (any, error) { return s.drainStatus(ctx, p) })
+	case "device.remove":
+		return with(q, func(p DeviceRemove) (any, error) { return nil, s.deviceRemove(ctx, p) })
 	case "device.set":
 		return with(q, func(p DeviceSet) (any, error) { return nil, s.deviceSet(ctx, p) })
 	case "token.create":

@@ -73,6 +73,8 @@ type replicaLoss struct {
 // node runs a method that only nodes call.
 func (s *Server) node(ctx context.Context, q request) (any, error) {
 	switch q.Method {
+	case "node.pushes":
+		return s.Service.Pushes(), nil
 	case "replica.verify":
 		return with(q, func(p replicaAsk) (any, error) { return s.Engine.Verify(ctx, p.Repo, p.Deep), nil })
 	case "replica.repair":

@@ -27,10 +27,13 @@ type Conversation interface {
 	CloseWrite() error
 }
 
-// nodeMethod begins the names of the methods that only nodes may call, and the
+// These begin the names of the methods that only nodes may call, and the
 // operator of the node itself: what others want goes through one that checks what
 // they may do.
-const nodeMethod = "replica."
+const (
+	replicaMethod = "replica."
+	nodeMethod    = "node."
+)
 
 // mustNode checks that a node asks, for itself.
 func (s *Server) mustNode(id cluster.Identity) error {
@@ -87,6 +90,8 @@ func (s *Server) eachNode(ctx context.Context, ask func(ctx context.Context, dev
 // once.
 const nodePatience = 20 * time.Second
 
-func isNodeMethod(method string) bool { return strings.HasPrefix(method, nodeMethod) }
+func isNodeMethod(method string) bool {
+	return strings.HasPrefix(method, nodeMethod) || strings.HasPrefix(method, replicaMethod)
+}
 
 var errNoAnswer = errors.New("no answer in time")

@@ -22,6 +22,10 @@ var (
 	// ErrBusy: the node has as much to do as it may; trying again later, or on
 	// another node, is safe.
 	ErrBusy = errors.New("node is busy")
+	// ErrDraining: the node takes no pushes any more; another does.
+	ErrDraining = errors.New("node takes no pushes")
+	// ErrLocked: an operator holds the repository's writes.
+	ErrLocked = errors.New("repository is locked")
 	// ErrStopping: the node is shutting down.
 	ErrStopping = errors.New("node is stopping")
 )

@@ -23,6 +23,7 @@ type Cluster struct {
 	dir   string
 	net   network
 	users []*User
+	made  int // nodes, those no longer in Nodes too
 }
 
 // Start makes a cluster of n nodes that ends with the test. With three or more
@@ -75,7 +76,8 @@ func New(n int) (c *Cluster, err error) {
 
 // Grow adds a node by the commands operators use, and starts it.
 func (c *Cluster) Grow() (*Node, error) {
-	n, err := c.NewNode(fmt.Sprintf("node%d", len(c.Nodes)+1))
+	c.made++
+	n, err := c.NewNode(fmt.Sprintf("node%d", c.made))
 	if err != nil {
 		return nil, err
 	}

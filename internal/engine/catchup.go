@@ -173,6 +173,14 @@ func (e *Engine) load(ctx context.Context, r *replica) error {
 	if err != nil {
 		return err
 	}
+	// An operator may be at work on this disk since a former life of the node.
+	held, err := e.Journal.LockOf(ctx, r.id)
+	switch {
+	case err == nil && held.Device == e.Device:
+		r.hold(e.Device, held.By)
+	case err != nil && !errors.Is(err, cluster.ErrNotFound):
+		return err
+	}
 	applied, err := repo.Applied()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"gitcluster/internal/cluster"
@@ -399,6 +400,8 @@ func reason(err error) string {
 		return "the journal is unavailable; push again"
 	case errors.Is(err, cluster.ErrNotFound):
 		return "the repository was deleted"
+	case errors.Is(err, cluster.ErrLocked):
+		return strings.TrimSuffix(err.Error(), ": "+cluster.ErrLocked.Error())
 	case errors.Is(err, journal.ErrIncarnation):
 		return "a node that holds this push has been replaced; push again"
 	}

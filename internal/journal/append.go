@@ -84,7 +84,20 @@ const chunkBytes = 512 << 10
 // entry is certainly not in the journal. A lost answer is not an answer: the
 // same transaction is repeated until etcd gives a definite one, and an entry that
 // bears our push id is success.
-func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted) (_ Head, err error) {
+// A repository that an operator holds takes none: [cluster.ErrLocked].
+func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted) (Head, error) {
+	key := keyLock + string(id)
+	return j.append(ctx, id, head, e, counted, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
+}
+
+// AppendUnlocking appends the entry that an operator's work leads to, and ends
+// their lock in the same transaction.
+func (j *Journal) AppendUnlocking(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted, held Lock) (Head, error) {
+	key := keyLock + string(id)
+	return j.append(ctx, id, head, e, counted, clientv3.Compare(clientv3.Value(key), "=", encode(held)), clientv3.OpDelete(key))
+}
+
+func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted, lock clientv3.Cmp, also ...clientv3.Op) (_ Head, err error) {
 	defer j.observe("append", time.Now(), &err)
 	stored, chunks, err := split(e)
 	if err != nil {
@@ -107,8 +120,9 @@ func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e En
 		next.Oldest = e.Version
 	}
 	headKey, key := keyHead+string(id), entryKey(id, e.Version)
-	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(headKey), "=", head.rev)}
-	onFailure := []clientv3.Op{clientv3.OpGet(headKey), clientv3.OpGet(key)}
+	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(headKey), "=", head.rev), lock}
+	onSuccess := append([]clientv3.Op{clientv3.OpPut(key, encode(stored)), clientv3.OpPut(headKey, encode(next))}, also...)
+	onFailure := []clientv3.Op{clientv3.OpGet(headKey), clientv3.OpGet(key), clientv3.OpGet(keyLock + string(id))}
 	for _, c := range counted {
 		conditions = append(conditions, clientv3.Compare(clientv3.Value(keyIncarnation+string(c.Device)), "=", c.Incarnation))
 	}
@@ -116,8 +130,7 @@ func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e En
 		attempt, cancel := context.WithTimeout(ctx, callTimeout/3) // an election must not cost more
 		defer cancel()
 		return j.kv.Txn(attempt).If(conditions...).
-			Then(clientv3.OpPut(key, encode(stored)), clientv3.OpPut(headKey, encode(next))).
-			Else(onFailure...).Commit()
+			Then(onSuccess...).Else(onFailure...).Commit()
 	}
 	for unclear := false; ; {
 		r, err := txn()
@@ -143,6 +156,16 @@ func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e En
 					next.rev = at[0].ModRevision
 					return next, nil
 				}
+			}
+			if locks := r.Responses[2].GetResponseRange().Kvs; len(locks) > 0 && len(also) == 0 {
+				var l Lock
+				if err := json.Unmarshal(locks[0].Value, &l); err != nil {
+					return Head{}, fmt.Errorf("lock of %s: %w", id, err)
+				}
+				return Head{}, l.refusal()
+			}
+			if now.rev == head.rev && len(also) > 0 {
+				return Head{}, fmt.Errorf("the lock or a counted replica changed meanwhile: %w", cluster.ErrLocked)
 			}
 			if now.rev == head.rev {
 				return Head{}, ErrIncarnation

@@ -76,6 +76,7 @@ const (
 	keyJournal     = "/gc/journal/"
 	keyChunk       = "/gc/chunk/"
 	keyReplica     = "/gc/replica/"
+	keyLock        = "/gc/lock/"
 	keyToken       = "/gc/token/"
 	keyAuthority   = "/gc/authority"
 	keyMember      = "/gc/member/"

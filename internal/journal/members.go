@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -84,7 +85,11 @@ func (m *Members) Admit(ctx context.Context, name, peer string) (initial string,
 	if count >= voters {
 		return "", nil
 	}
-	added, err := m.client.MemberAddAsLearner(ctx, []string{peerURL})
+	var added *clientv3.MemberAddResponse
+	err = healthy(ctx, func() (err error) {
+		added, err = m.client.MemberAddAsLearner(ctx, []string{peerURL})
+		return err
+	})
 	if err != nil {
 		return "", unavailable(err)
 	}
@@ -108,14 +113,48 @@ func (m *Members) admission(ctx context.Context, id uint64) (a admission, err er
 	return a, err
 }
 
-// dismiss removes a server that never started.
-func (m *Members) dismiss(ctx context.Context, id uint64) error {
-	if _, err := m.client.MemberRemove(ctx, id); err != nil {
+// Remove removes the server of a node that is gone for good, if it has one. etcd
+// refuses what would leave too few servers to go on.
+func (m *Members) Remove(ctx context.Context, name string) error {
+	list, err := m.client.MemberList(ctx)
+	if err != nil {
 		return unavailable(err)
 	}
-	_, err := m.client.Delete(ctx, memberKey(id))
+	for _, there := range list.Members {
+		if there.Name == name {
+			return m.dismiss(ctx, there.ID)
+		}
+	}
+	return nil
+}
+
+// dismiss removes a server that never started.
+func (m *Members) dismiss(ctx context.Context, id uint64) error {
+	err := healthy(ctx, func() error {
+		_, err := m.client.MemberRemove(ctx, id)
+		return err
+	})
+	if err != nil {
+		return unavailable(err)
+	}
+	_, err = m.client.Delete(ctx, memberKey(id))
 	return unavailable(err)
 }
+
+// healthy makes a change of the membership again while etcd says that its servers
+// have not been connected for long enough: it says so for some seconds after each
+// such change, and after an election.
+func healthy(ctx context.Context, change func() error) error {
+	for end := time.Now().Add(unhealthyFor); ; {
+		err := change()
+		if !errors.Is(err, rpctypes.ErrUnhealthy) || time.Now().After(end) || pause(ctx, 250*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
+// unhealthyFor is how long that may go on; etcd wants five seconds.
+const unhealthyFor = 12 * time.Second
 
 func memberKey(id uint64) string { return fmt.Sprintf("%s%016x", keyMember, id) }
 

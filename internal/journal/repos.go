@@ -114,6 +114,7 @@ func (j *Journal) DeleteRepo(ctx context.Context, repo cluster.Repo) error {
 		clientv3.OpDelete(keyJournal+string(repo.ID)+"/", clientv3.WithPrefix()),
 		clientv3.OpDelete(keyChunk+string(repo.ID)+"/", clientv3.WithPrefix()),
 		clientv3.OpDelete(keyReplica+string(repo.ID)+"/", clientv3.WithPrefix()),
+		clientv3.OpDelete(keyLock+string(repo.ID)),
 	).Commit()
 	if err != nil {
 		return unavailable(err)

@@ -106,9 +106,12 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	if err := n.awaitJournal(ctx); err != nil {
 		return err
 	}
-	n.rules = &rules{journal: n.journal, log: n.log, trusted: n.trusted()}
+	n.rules = &rules{journal: n.journal, log: n.log, trusted: n.trusted(), self: n.self.Name, removed: make(chan struct{})}
 	if _, err := n.rules.Refresh(ctx); err != nil {
 		return err
+	}
+	if _, ok := n.rules.Snapshot().Device(n.self.Name); !ok {
+		return n.errRemoved()
 	}
 	if err := n.compose(ctx, version); err != nil {
 		return err
@@ -197,6 +200,11 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 	select {
 	case <-ctx.Done():
 		n.log.Info("stopping", "cause", context.Cause(ctx).Error())
+	case <-n.rules.removed:
+		// It could read the journal as before; the cluster must be able to rely on
+		// what it removed not serving.
+		err = n.errRemoved()
+		n.log.Error("stopping", "error", err)
 	case err = <-failed:
 		n.log.Error("stopping", "error", err)
 	}
@@ -229,6 +237,10 @@ func (n *Node) load() metrics.Load {
 	lag := n.engine.Lag()
 	running, waiting := n.turns.Load()
 	return metrics.Load{Replicas: lag.Replicas, Behind: lag.Behind, Versions: lag.Versions, Running: running, Waiting: waiting}
+}
+
+func (n *Node) errRemoved() error {
+	return cluster.WithHint(fmt.Errorf("node %q was removed from the cluster", n.self.Name), "to bring the machine back, `git cluster join` with an empty data directory")
 }
 
 // takePart has the node count for what needs a majority of nodes, from its first

@@ -4,10 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"gitcluster/internal/access"
+	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/share"
 )
@@ -20,6 +22,10 @@ type rules struct {
 	now     atomic.Pointer[access.Directory]
 	reads   share.Call[*access.Directory]
 	failed  atomic.Int64 // when a read for a stranger last failed, Unix nanoseconds
+
+	self    cluster.DeviceName
+	removed chan struct{} // closed when this node is no longer one of the cluster's
+	gone    sync.Once
 }
 
 // Snapshot returns the rules as last heard of.
@@ -68,5 +74,8 @@ func (r *rules) set(d journal.Directory) *access.Directory {
 		r.log.Warn("directory record ignored", "error", problem)
 	}
 	r.now.Store(now)
+	if _, ok := now.Device(r.self); !ok {
+		r.gone.Do(func() { close(r.removed) })
+	}
 	return now
 }

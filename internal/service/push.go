@@ -51,6 +51,9 @@ func (s *Service) ReceivePack(ctx context.Context, q Request) error {
 }
 
 func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, error) {
+	if err := s.takesPushes(); err != nil {
+		return nil, err
+	}
 	at, err := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleWrite, cluster.Current)
 	created := false
 	if errors.Is(err, cluster.ErrNotFound) && s.mayCreate(ctx, q.Identity, q.Repo) {
@@ -157,6 +160,13 @@ func reassure(stderr io.Writer) (stop func()) {
 		}
 	}()
 	return func() { close(quit); <-ended }
+}
+
+// Pushes returns how many pushes are in progress on this node.
+func (s *Service) Pushes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.pushes)
 }
 
 // pushOf finds the push a token belongs to. Whoever has the token could speak

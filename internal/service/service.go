@@ -171,6 +171,9 @@ func (s *Service) Sync(ctx context.Context, id cluster.Identity, name cluster.Re
 	role := cluster.RoleRead
 	if write {
 		role = cluster.RoleWrite
+		if err := s.takesPushes(); err != nil {
+			return Synced{}, err
+		}
 	}
 	at, err := s.resolve(ctx, id, name, role, cluster.Current)
 	if errors.Is(err, cluster.ErrNotFound) && write && s.mayCreate(ctx, id, name) {
@@ -264,6 +267,14 @@ func (s *Service) mayCreate(ctx context.Context, id cluster.Identity, name clust
 	}
 	rules, err := s.Directory.Refresh(ctx)
 	return err == nil && rules.Role(id, repo) >= cluster.RoleAdmin
+}
+
+// takesPushes is an error where an operator has the node drained.
+func (s *Service) takesPushes() error {
+	if d, ok := s.Directory.Snapshot().Device(s.Device); ok && !d.Writable {
+		return cluster.WithHint(fmt.Errorf("%q is being drained: %w", s.Device, cluster.ErrDraining), "push to another node")
+	}
+	return nil
 }
 
 func subject(id cluster.Identity) string {

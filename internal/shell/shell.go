@@ -237,7 +237,7 @@ func alive(ctx context.Context, w io.Writer) (tell func(string), stop func()) {
 
 func retryable(err error) bool {
 	return errors.Is(err, cluster.ErrUnavailable) || errors.Is(err, cluster.ErrNoReplica) || errors.Is(err, cluster.ErrFenced) ||
-		errors.Is(err, cluster.ErrBusy) || errors.Is(err, cluster.ErrStopping)
+		errors.Is(err, cluster.ErrBusy) || errors.Is(err, cluster.ErrDraining) || errors.Is(err, cluster.ErrStopping)
 }
 
 // peer serves another node's catch-up. Only nodes may ask: the objects and refs of

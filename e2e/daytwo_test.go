@@ -1,0 +1,164 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gitcluster/internal/clustertest"
+)
+
+// TestDrainRemoveReplace takes a node out of a cluster in use, and puts another in
+// its place; then the same with a node that died.
+func TestDrainRemoveReplace(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	u := c.Admin
+	work := newWork(t, u)
+	head := u.Commit(t, work, "f", "one")
+	u.Git(t, work, "push", "-q", "cluster::two/a", "main")
+	first, second, third := c.Node(t, "node1"), c.Node(t, "node2"), c.Node(t, "node3")
+	run := func(args ...string) clustertest.Result {
+		return u.Run("", append(append([]string{"git-cluster"}, args...), "--data", third.Data)...)
+	}
+	if said := run("device", "remove", "node1").Refused(t); !strings.Contains(said, "hint: `git cluster drain node1` first") {
+		t.Errorf("a node in use was removed: %s", said)
+	}
+	if said := run("device", "remove", "node3").Refused(t); !strings.Contains(said, "cannot remove itself") {
+		t.Errorf("a node removed itself: %s", said)
+	}
+	if r := run("drain", "node1"); r.Err() != nil || !strings.Contains(r.Stdout, "node1 is safe to stop.") {
+		t.Fatalf("drain: %v\n%s", r.Err(), r.Stdout)
+	}
+	// It serves reads, and a push through the helper goes on to another.
+	if got := lsRemote(t, u, "node1", "two/a")["refs/heads/main"]; got != head {
+		t.Errorf("a drained node shows %q", got)
+	}
+	head = u.Commit(t, work, "f", "two")
+	if said := u.Run(work, "git", "push", "ssh://node1/two/a", "main").Refused(t); !strings.Contains(said, "is being drained") {
+		t.Errorf("a push to a drained node: %s", said)
+	}
+	u.Git(t, work, "push", "-q", "cluster::two/a", "main")
+	if err := first.Stop(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if r := run("device", "remove", "node1"); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	if r := run("device", "list"); strings.Contains(r.Stdout, "node1") {
+		t.Errorf("still there:\n%s", r.Stdout)
+	}
+	if said := u.Run("", "git-cluster", "serve", "--data", first.Data).Refused(t); !strings.Contains(said, "was removed from the cluster") {
+		t.Errorf("a removed node starts: %s", said)
+	}
+
+	// Another in its place, while pushes go on.
+	c.Nodes = c.Nodes[1:]
+	fourth, err := c.Grow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitVoters(t, second, 3)
+	head = u.Commit(t, work, "f", "three")
+	u.Via(fourth.Name).Git(t, work, "push", "-q", "cluster::two/a", "main")
+	checkEverywhere(t, c, "two/a", map[string]string{"refs/heads/main": head})
+
+	// One that died is removed without a drain.
+	second.Kill()
+	if r := run("device", "remove", "node2"); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	c.Nodes = append([]*clustertest.Node{}, third, fourth)
+	if _, err := c.Grow(); err != nil {
+		t.Fatal(err)
+	}
+	awaitVoters(t, third, 3)
+	head = u.Commit(t, work, "f", "four")
+	u.Via("node3").Git(t, work, "push", "-q", "cluster::two/a", "main")
+	checkEverywhere(t, c, "two/a", map[string]string{"refs/heads/main": head})
+}
+
+func awaitVoters(t *testing.T, n *clustertest.Node, want int) {
+	t.Helper()
+	clustertest.Await(t, 60*time.Second, func() string {
+		st, err := n.Status()
+		if err != nil {
+			return err.Error()
+		}
+		voters := 0
+		for _, m := range st.Journal {
+			if m.Voter {
+				voters++
+			}
+		}
+		if voters != want || len(st.Journal) != want {
+			return "the journal has not so many voters yet"
+		}
+		return ""
+	})
+}
+
+// TestLock changes refs on disk under a lock.
+func TestLock(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	u := c.Admin
+	work := newWork(t, u)
+	first := u.Commit(t, work, "f", "one")
+	head := u.Commit(t, work, "f", "two")
+	u.Git(t, work, "push", "-q", "cluster::lock/a", "main")
+	checkEverywhere(t, c, "lock/a", nil)
+	run := func(args ...string) clustertest.Result {
+		return u.Run("", append(append([]string{"git-cluster"}, args...), "--data", c.Nodes[1].Data)...)
+	}
+	dir := strings.TrimSpace(u.Must(t, "", "git-cluster", "lock", "lock/a", "--data", c.Nodes[1].Data))
+	if dir != c.Repository(t, "lock/a")["node2"] {
+		t.Errorf("the lock names %q", dir)
+	}
+	if said := run("lock", "lock/a").Refused(t); !strings.Contains(said, "operator holds the repository") {
+		t.Errorf("locked twice: %s", said)
+	}
+	for _, name := range []string{"node1", "node3"} {
+		if said := u.Via(name).Run(work, "git", "push", "cluster::lock/a", "main:other").Refused(t); !strings.Contains(said, "operator holds the repository since") {
+			t.Errorf("a push through %s under a lock: %s", name, said)
+		}
+	}
+	ref := filepath.Join(dir, "refs/heads/main")
+	if err := os.WriteFile(ref, []byte(first+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "refs/heads/old"), []byte(head+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The work is not seen, also not after a restart of its node.
+	for range 2 {
+		if said := u.Run("", "git", "ls-remote", "ssh://node2/lock/a").Refused(t); !strings.Contains(said, "holds the repository on") {
+			t.Errorf("the replica that is worked on serves: %s", said)
+		}
+		if got := lsRemote(t, u, "node1", "lock/a")["refs/heads/main"]; got != head {
+			t.Errorf("node1 shows %q", got)
+		}
+		c.Nodes[1].Kill()
+		if err := c.Nodes[1].Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := run("unlock", "lock/a"); r.Err() != nil || !strings.Contains(r.Stdout, "2 refs changed") {
+		t.Fatalf("unlock: %v\n%s", r.Err(), r.Stdout)
+	}
+	checkEverywhere(t, c, "lock/a", map[string]string{"refs/heads/main": first, "refs/heads/old": head})
+	u.Git(t, work, "push", "-q", "cluster::lock/a", "main")
+	if r := run("log", "lock/a"); !strings.Contains(r.Stdout, "operator through node2") {
+		t.Errorf("the log does not show it:\n%s", r.Stdout)
+	}
+
+	// Abandoned, it is kept aside.
+	dir = strings.TrimSpace(u.Must(t, "", "git-cluster", "lock", "lock/a", "--data", c.Nodes[1].Data))
+	if err := os.WriteFile(filepath.Join(dir, "refs/heads/mistake"), []byte(head+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := run("unlock", "lock/a", "--abandon"); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	checkEverywhere(t, c, "lock/a", map[string]string{"refs/heads/main": head, "refs/heads/old": head, "refs/heads/mistake": ""})
+}

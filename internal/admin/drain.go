@@ -1,0 +1,153 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+)
+
+// DeviceRemove removes a device for good.
+type DeviceRemove struct {
+	Device cluster.DeviceName `json:"device"`
+	Force  bool               `json:"force,omitempty"` // although it is up and was not drained
+}
+
+// DrainStatus is how far a node is from being safe to stop.
+type DrainStatus struct {
+	Device   cluster.DeviceName `json:"device"`
+	Writable bool               `json:"writable"`
+	Pushes   int                `json:"pushes"`  // in progress on it
+	Waiting  []cluster.RepoName `json:"waiting"` // repositories that too few other nodes have, at most drainNames
+	Left     int                `json:"left"`    // how many there are
+	Problem  string             `json:"problem,omitempty"`
+}
+
+// Safe reports whether the node may be stopped.
+func (d DrainStatus) Safe() bool {
+	return !d.Writable && d.Pushes == 0 && d.Left == 0 && d.Problem == ""
+}
+
+const drainNames = 20
+
+// drainStatus looks whether enough other nodes have every repository's newest
+// version.
+func (s *Server) drainStatus(ctx context.Context, p DeviceName) (any, error) {
+	rules, err := s.Rules.Refresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := rules.Device(p.Device)
+	if !ok || !d.Node {
+		return nil, fmt.Errorf("node %q: %w", p.Device, cluster.ErrNotFound)
+	}
+	st := DrainStatus{Device: p.Device, Writable: d.Writable, Waiting: []cluster.RepoName{}}
+	others := map[cluster.DeviceName]bool{}
+	for _, n := range rules.Nodes() {
+		if n.Name != p.Device && n.Enabled && !n.New {
+			others[n.Name] = true
+		}
+	}
+	if len(others) == 0 {
+		st.Problem = "there is no other node"
+	}
+	ask, cancel := context.WithTimeoutCause(ctx, nodePatience, errNoAnswer)
+	defer cancel()
+	// A node that is down has no pushes in progress.
+	if err := s.on(ask, p.Device, "node.pushes", struct{}{}, &st.Pushes); err != nil && s.isUp(ctx, d) {
+		st.Problem = fmt.Sprintf("%s does not say whether pushes are in progress: %v", p.Device, err)
+	}
+	replicas, err := s.Journal.Replicas(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	at := map[cluster.RepoID][]journal.Replica{}
+	for _, r := range replicas {
+		if others[r.Device] && r.Fenced == "" {
+			at[r.Repo] = append(at[r.Repo], r)
+		}
+	}
+	need := len(others)/2 + 1
+	return st, s.eachHead(ctx, func(r journal.RepoHead) {
+		have := 0
+		for _, replica := range at[r.ID] {
+			if replica.Reached(r.Head.Position) {
+				have++
+			}
+		}
+		if have < need && r.Head.Version > 0 {
+			if st.Left++; len(st.Waiting) < drainNames {
+				st.Waiting = append(st.Waiting, r.Name)
+			}
+		}
+	})
+}
+
+// eachHead calls do with every repository.
+func (s *Server) eachHead(ctx context.Context, do func(journal.RepoHead)) error {
+	const page = 500
+	for after := cluster.RepoName(""); ; {
+		repos, err := s.Journal.ListRepos(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for _, r := range repos {
+			after = r.Name
+			do(r)
+		}
+		if len(repos) < page {
+			return nil
+		}
+	}
+}
+
+func (s *Server) isUp(ctx context.Context, d cluster.Device) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", d.SSH)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
+// deviceRemove removes a device, and its server of the journal if it has one.
+func (s *Server) deviceRemove(ctx context.Context, p DeviceRemove) error {
+	rules, err := s.Rules.Refresh(ctx)
+	if err != nil {
+		return err
+	}
+	d, ok := rules.Device(p.Device)
+	if !ok {
+		return fmt.Errorf("device %q: %w", p.Device, cluster.ErrNotFound)
+	}
+	if d.Node {
+		if err := s.mayRemove(ctx, d, rules.Nodes(), p.Force); err != nil {
+			return err
+		}
+		if s.Members != nil {
+			if err := s.Members.Remove(ctx, string(p.Device)); err != nil {
+				return fmt.Errorf("take its server out of the journal: %w", err)
+			}
+		}
+	}
+	return s.Journal.RemoveDevice(ctx, p.Device)
+}
+
+func (s *Server) mayRemove(ctx context.Context, d cluster.Device, nodes []cluster.Device, force bool) error {
+	if d.Name == s.Device {
+		return errors.New("a node cannot remove itself; run this on another")
+	}
+	if !slices.ContainsFunc(nodes, func(n cluster.Device) bool { return n.Name != d.Name && n.Enabled }) {
+		return errors.New("it is the last node")
+	}
+	if !force && d.Writable && s.isUp(ctx, d) {
+		return cluster.WithHint(fmt.Errorf("%q is up and takes pushes", d.Name), fmt.Sprintf("`git cluster drain %s` first, and stop it; or add --force", d.Name))
+	}
+	return nil
+}

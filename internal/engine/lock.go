@@ -1,0 +1,180 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
+	"gitcluster/internal/repository"
+)
+
+// Lock has the journal refuse every push to a repository until it is released,
+// and this node serve nobody from its replica: an operator may change its refs on
+// disk meanwhile. Other nodes go on to serve what the journal says.
+func (e *Engine) Lock(ctx context.Context, id cluster.RepoID, by string) error {
+	if err := e.begin(); err != nil {
+		return err
+	}
+	defer e.work.Done()
+	ctx, cancel := e.withNode(ctx)
+	defer cancel()
+	r := e.replica(id)
+	if err := r.lock(ctx); err != nil {
+		return err
+	}
+	defer r.unlock()
+	if err := e.journalAhead(ctx, r); err != nil {
+		return err
+	}
+	if err := e.catchUp(ctx, r, func(string) {}); err != nil {
+		return err
+	}
+	if err := e.Journal.Lock(ctx, id, journal.Lock{Device: e.Device, By: by, Since: time.Now().UTC()}); err != nil {
+		return err
+	}
+	// A push that was appended before the lock is replayed; none comes after.
+	if err := e.journalAhead(ctx, r); err != nil {
+		return err
+	}
+	if err := e.catchUp(ctx, r, func(string) {}); err != nil {
+		return err
+	}
+	r.hold(e.Device, by)
+	return nil
+}
+
+// hold has the replica serve nobody while an operator changes it.
+func (r *replica) hold(device cluster.DeviceName, by string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fenced = fmt.Errorf("%s holds the repository on %q: %w: %w", by, device, cluster.ErrLocked, cluster.ErrFenced)
+}
+
+// journalAhead notes the newest head.
+func (e *Engine) journalAhead(ctx context.Context, r *replica) error {
+	_, head, err := e.Journal.LookupID(ctx, r.id)
+	if err == nil {
+		r.noteHead(head)
+	}
+	return err
+}
+
+// Release ends a lock. What the refs on disk show then becomes one entry of the
+// journal; with abandon it is kept aside, and the replica follows the journal. It
+// returns what changed.
+func (e *Engine) Release(ctx context.Context, id cluster.RepoID, by cluster.Identity, abandon bool) (changed []cluster.RefUpdate, err error) {
+	if err := e.begin(); err != nil {
+		return nil, err
+	}
+	defer e.work.Done()
+	ctx, cancel := e.withNode(ctx)
+	defer cancel()
+	r := e.replica(id)
+	held, err := e.Journal.LockOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if held.Device != e.Device {
+		return nil, fmt.Errorf("the repository is held on %q, not here: %w", held.Device, cluster.ErrLocked)
+	}
+	if !abandon {
+		if changed, err = e.enter(ctx, r, by, held); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	if abandon {
+		if err := e.Journal.Unlock(ctx, id, held); err != nil {
+			return nil, err
+		}
+	}
+	_, err = e.resync(ctx, r, "it was held by an operator", func(string) {})
+	return changed, err
+}
+
+// enter appends what the disk shows as one entry, and unlocks in the same
+// transaction.
+func (e *Engine) enter(ctx context.Context, r *replica, by cluster.Identity, held journal.Lock) ([]cluster.RefUpdate, error) {
+	head, wanted, disk, err := e.changedByHand(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	updates := difference(wanted, disk)
+	p := &pending{Push: Push{ID: journal.NewID(), Actor: by, Updates: updates}, came: time.Now()}
+	if err := e.spread(ctx, r, p); err != nil {
+		return nil, err
+	}
+	entry := journal.Entry{
+		Epoch: head.Epoch, Version: head.Version + 1, Updates: updates, Digest: disk.Digest(), Device: e.Device, Time: time.Now().UTC(),
+		Pushes: []journal.Push{{ID: p.ID, Actor: by.String(), Refs: len(updates)}},
+	}
+	if disk.Head() != wanted.Head() {
+		entry.Head = disk.Head()
+	}
+	counted := p.copies.counted()
+	for _, c := range counted {
+		entry.Copies = append(entry.Copies, c.Device)
+	}
+	if len(updates) == 0 && entry.Head == "" {
+		return nil, e.Journal.Unlock(ctx, r.id, held)
+	}
+	next, err := e.Journal.AppendUnlocking(ctx, r.id, head, entry, counted, held)
+	if err != nil {
+		return nil, err
+	}
+	r.noteHead(next)
+	return updates, nil
+}
+
+// changedByHand reads what the journal says and what the disk shows, and checks
+// that the latter can be an entry.
+func (e *Engine) changedByHand(ctx context.Context, r *replica) (head journal.Head, wanted, disk *repository.RefTable, err error) {
+	if err := r.lock(ctx); err != nil {
+		return head, nil, nil, err
+	}
+	defer r.unlock()
+	record, head, err := e.Journal.LookupID(ctx, r.id)
+	if err != nil {
+		return head, nil, nil, err
+	}
+	if wanted, err = e.refsAt(ctx, record, head); err != nil {
+		return head, nil, nil, err
+	}
+	repo, err := e.Store.Open(r.id)
+	if err != nil {
+		return head, nil, nil, err
+	}
+	if disk, err = repo.LoadRefs(ctx); err != nil {
+		return head, nil, nil, err
+	}
+	updates := difference(wanted, disk)
+	if size(updates) > maxEntry {
+		return head, nil, nil, errors.New("too many refs were changed for one entry")
+	}
+	for _, u := range updates {
+		if _, err := cluster.ParseRefName(string(u.Ref)); err != nil && !u.New.IsZero() {
+			return head, nil, nil, err
+		}
+	}
+	if faults, err := repo.CheckValues(ctx, updates); err != nil {
+		return head, nil, nil, err
+	} else if len(faults) > 0 {
+		for _, why := range faults {
+			return head, nil, nil, errors.New(why)
+		}
+	}
+	ok, err := repo.Closed(ctx, newValues(updates), knownClosed(wanted, updates))
+	if err == nil && !ok {
+		err = errors.New("what the refs name is not complete: objects are missing")
+	}
+	if err == nil {
+		err = repo.SyncObjects()
+	}
+	return head, wanted, disk, err
+}
