@@ -30,6 +30,8 @@ type Push struct {
 	Degraded bool
 	// Tell, if not nil, gets lines for the person who waits.
 	Tell func(string)
+
+	forwarded bool // another node has handed it over; it goes no further
 }
 
 // ErrTooFewCopies: not enough nodes could be reached that store the objects.
@@ -69,6 +71,15 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 		}
 		results, err := e.decide(ctx, r, p)
 		switch {
+		case errors.Is(err, errOutrun):
+			if results, err := e.forward(ctx, r, p); !errors.Is(err, errOutrun) {
+				return results, err
+			} else if time.Since(came) > retryFor {
+				e.Log.Warn("a push was outrun", "repo", id, "push", push.ID, "error", err)
+				return refuseAll(push.Updates, errBusy.Error()), nil
+			}
+			try = 0
+			continue
 		case !errors.Is(err, journal.ErrIncarnation):
 			return results, err
 		case try == copyTries:
@@ -173,7 +184,15 @@ func (e *Engine) commit(r *replica, waiting []*pending) {
 			// Somebody else's push came first. Ours is judged again against
 			// what is there now.
 			waiting = append(b.pushes(), waiting...)
-			losses++
+			if losses++; losses >= outrunAfter {
+				waiting = slices.DeleteFunc(waiting, func(p *pending) bool {
+					if p.forwarded || len(p.Updates) == 0 {
+						return false
+					}
+					p.end(nil, errOutrun)
+					return true
+				})
+			}
 			if time.Now().Before(deadline) {
 				if err = e.loseGracefully(r, losses); err == nil {
 					continue

@@ -43,6 +43,9 @@ type Peers interface {
 	// Refs returns the refs that the device's replica shows, and at which
 	// position.
 	Refs(ctx context.Context, from cluster.DeviceName, id cluster.RepoID) (cluster.Position, *repository.RefTable, error)
+	// Commit has another node commit a push of which it holds the objects. An
+	// error is [peer.ErrNotTried] or [peer.ErrUnclear].
+	Commit(ctx context.Context, on cluster.DeviceName, c peer.Commit) ([]cluster.RefResult, error)
 	// Taker opens a conversation with a node that is to take a copy. The caller
 	// must close it.
 	Taker(ctx context.Context, on cluster.DeviceName) (peer.TakerCloser, error)

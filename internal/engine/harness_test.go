@@ -98,6 +98,7 @@ type node struct {
 	packs int  // how many packs it served
 
 	copies int           // how many copies it was given
+	given  int           // how many pushes were handed to it
 	slow   chan struct{} // if set, it takes no copy until this is closed
 }
 
@@ -126,7 +127,7 @@ func (w *world) start(name cluster.DeviceName, dir string, o Options) *node {
 		w.t.Fatal(err)
 	}
 	n := &node{w: w, dir: dir}
-	o.Device, o.Store, o.Peers = name, store, n
+	o.Device, o.Store, o.Peers = name, store, peersOf{n}
 	o.Log = slog.New(slog.NewTextHandler(w.t.Output(), nil)).With("node", name)
 	if o.Journal == nil {
 		o.Journal = journal.New(testClient)
@@ -144,6 +145,13 @@ func (w *world) start(name cluster.DeviceName, dir string, o Options) *node {
 		n.Engine.Close(ctx)
 	})
 	return n
+}
+
+// peersOf is the other nodes as an engine sees them.
+type peersOf struct{ *node }
+
+func (p peersOf) Commit(ctx context.Context, on cluster.DeviceName, c peer.Commit) ([]cluster.RefResult, error) {
+	return p.forwardTo(ctx, on, c)
 }
 
 // Pack serves the engine's peers in the same process.
@@ -164,6 +172,18 @@ func (n *node) Pack(ctx context.Context, from cluster.DeviceName, id cluster.Rep
 	r, pw := io.Pipe()
 	go func() { pw.CloseWithError(peer.WritePack(ctx, id, wants, haves, pw)) }()
 	return r, nil
+}
+
+func (n *node) forwardTo(ctx context.Context, on cluster.DeviceName, c peer.Commit) ([]cluster.RefResult, error) {
+	to := n.w.nodes[on]
+	to.mu.Lock()
+	to.given++
+	down := to.down
+	to.mu.Unlock()
+	if down {
+		return nil, peer.ErrNotTried
+	}
+	return to.CommitFor(ctx, c)
 }
 
 func (n *node) Refs(ctx context.Context, from cluster.DeviceName, id cluster.RepoID) (at cluster.Position, table *repository.RefTable, err error) {

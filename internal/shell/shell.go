@@ -45,6 +45,7 @@ type Replicas interface {
 	peer.PackWriter
 	peer.RefWriter
 	peer.Taker
+	peer.Committer
 }
 
 // SyncCommand makes the replica current without transferring anything.
@@ -99,8 +100,8 @@ func (sh *Shell) ServeSession(ctx context.Context, s *session.Session) int {
 		return sh.sync(ctx, s, id, args)
 	case AdminCommand:
 		return sh.Admin.Serve(ctx, id, s.Stdin, s.Stdout)
-	case peer.CopyCommand:
-		return sh.copy(ctx, s, id)
+	case peer.CopyCommand, peer.CommitCommand:
+		return sh.store(ctx, s, id, name)
 	case peer.PackCommand, peer.RefsCommand:
 		return sh.peer(ctx, s, id, name, args)
 	}
@@ -260,13 +261,17 @@ func (sh *Shell) peer(ctx context.Context, s *session.Session, id cluster.Identi
 	return 0
 }
 
-// copy takes a copy of a push that another node has received. Only nodes may
-// ask: what they bring is stored in any repository.
-func (sh *Shell) copy(ctx context.Context, s *session.Session, id cluster.Identity) int {
+// store takes a copy of a push that another node has received, or commits it.
+// Only nodes may ask: they have checked what the pusher may do.
+func (sh *Shell) store(ctx context.Context, s *session.Session, id cluster.Identity, name string) int {
 	if !sh.isNode(id) {
-		return sh.fail(s, fmt.Errorf("%s: %w", peer.CopyCommand, cluster.ErrDenied))
+		return sh.fail(s, fmt.Errorf("%s: %w", name, cluster.ErrDenied))
 	}
-	if err := peer.ServeCopy(ctx, sh.Engine, s.Stdin, s.Stdout); err != nil {
+	serve := func() error { return peer.ServeCopy(ctx, sh.Engine, s.Stdin, s.Stdout) }
+	if name == peer.CommitCommand {
+		serve = func() error { return peer.ServeCommit(ctx, sh.Engine, s.Stdin, s.Stdout) }
+	}
+	if err := serve(); err != nil {
 		return sh.fail(s, err)
 	}
 	return 0

@@ -1,0 +1,87 @@
+package peer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"gitcluster/internal/cluster"
+)
+
+// CommitCommand is the command line by which a node hands a push to the node that
+// keeps winning the race for a repository: a line of JSON that asks, and one that
+// answers.
+const CommitCommand = "cluster-peer-commit"
+
+// A Commit is a push that another node has received. Its objects are there
+// already, as a copy.
+type Commit struct {
+	Repo     cluster.RepoID      `json:"repo"`
+	ID       string              `json:"push"`
+	Actor    cluster.Identity    `json:"actor"`
+	Updates  []cluster.RefUpdate `json:"updates"`
+	Atomic   bool                `json:"atomic,omitempty"`
+	Copies   int                 `json:"copies,omitempty"`
+	Degraded bool                `json:"degraded,omitempty"`
+}
+
+type committed struct {
+	Results []cluster.RefResult `json:"results,omitempty"`
+	// Error is why nothing was tried; what was is in Results, or not known.
+	Error   string `json:"error,omitempty"`
+	Unclear bool   `json:"unclear,omitempty"`
+}
+
+var (
+	// ErrNotTried: the other node has certainly not committed the push.
+	ErrNotTried = errors.New("the other node did not try")
+	// ErrUnclear: it may have, or may yet.
+	ErrUnclear = errors.New("the other node's answer is unknown")
+)
+
+// Commit has another node commit a push. An error is either [ErrNotTried] or
+// [ErrUnclear].
+func (p *Peers) Commit(ctx context.Context, on cluster.DeviceName, c Commit) ([]cluster.RefResult, error) {
+	s, err := p.Open(ctx, on, CommitCommand)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotTried, err)
+	}
+	defer s.Close()
+	if err := json.NewEncoder(s).Encode(c); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnclear, err)
+	}
+	var answer committed
+	err = readLine(bufio.NewReader(s), &answer)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrUnclear, err)
+	case answer.Unclear:
+		return nil, fmt.Errorf("%w: %s", ErrUnclear, answer.Error)
+	case answer.Error != "" || len(answer.Results) != len(c.Updates):
+		return nil, fmt.Errorf("%w: %s", ErrNotTried, answer.Error)
+	}
+	return answer.Results, nil
+}
+
+// A Committer commits pushes that other nodes have received. Its errors are as
+// those of [Peers.Commit].
+type Committer interface {
+	CommitFor(ctx context.Context, c Commit) ([]cluster.RefResult, error)
+}
+
+// ServeCommit answers another node.
+func ServeCommit(ctx context.Context, by Committer, r io.Reader, w io.Writer) error {
+	var c Commit
+	if err := readLine(bufio.NewReader(r), &c); err != nil {
+		return err
+	}
+	results, err := by.CommitFor(ctx, c)
+	answer := committed{Results: results}
+	if err != nil {
+		answer = committed{Error: err.Error(), Unclear: !errors.Is(err, ErrNotTried)}
+	}
+	return json.NewEncoder(w).Encode(answer)
+}
