@@ -177,7 +177,7 @@ build() {
 	cp "$src"/man/*.1 "$tree/share/man/man1/"
 	completion bash share/bash-completion/completions/git-cluster
 	completion zsh share/zsh/site-functions/_git-cluster
-	completion fish share/fish/vendor_completions.d/git-cluster.fish
+	completion fish share/fish/vendor_conf.d/git-cluster.fish
 }
 
 # release prints what this checkout is called, or nothing.

@@ -34,7 +34,8 @@ main() {
 	run "vet" go vet ./...
 	run "staticcheck" go run "$staticcheck" ./...
 	run "vet for macOS" env GOOS=darwin GOARCH=arm64 go vet ./...
-	run "helper for Windows" env GOOS=windows GOARCH=amd64 go build -o "$work/helper.exe" ./cmd/git-remote-cluster
+	run "plugins for Windows" plugins_for windows
+	run "plugins for macOS" plugins_for darwin
 	run "tests" env CGO_ENABLED=1 GIT_CLUSTER_TEST_SECONDS=30 go test -race -count=1 -timeout=12m ./...
 	run "install, demo, uninstall" installation
 	run "nothing left behind" leftovers
@@ -84,7 +85,7 @@ tools() {
 	PATH=$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 	packages=
 	for need in git:git ssh:openssh-client sshd:openssh-server etcd:etcd-server ip:iproute2 \
-		gcc:gcc shellcheck:shellcheck mandoc:mandoc; do
+		gcc:gcc shellcheck:shellcheck mandoc:mandoc git-lfs:git-lfs zsh:zsh fish:fish; do
 		command -v "${need%%:*}" >/dev/null || packages="$packages ${need#*:}"
 	done
 	case " $packages " in
@@ -100,7 +101,7 @@ tools() {
 		command -v "$need" >/dev/null || missing="$missing $need"
 	done
 	[ -z "$missing" ] || die "missing:$missing" "install Go from https://go.dev/dl/, the rest from your system's packages"
-	for need in ssh sshd etcd ip; do
+	for need in ssh sshd etcd ip git-lfs zsh fish; do
 		command -v "$need" >/dev/null || skip "tests that need $need, which is not installed"
 	done
 	git --version
@@ -172,6 +173,15 @@ manuals() {
 	[ -z "$complaints" ] || { echo "$complaints" && return 1; }
 }
 
+# plugins_for builds and vets what runs on people's machines, for another system.
+plugins_for() (
+	export CGO_ENABLED=0 GOOS="$1" GOARCH=amd64
+	set -- ./cmd/git-remote-cluster ./cmd/git-credential-device
+	mkdir -p "$work/plugins/$GOOS"
+	go build -o "$work/plugins/$GOOS/" "$@" &&
+		go list -deps "$@" | grep '^gitcluster/' | xargs go vet
+)
+
 # installation does what the README tells a newcomer to do, and undoes it.
 installation() {
 	prefix=$work/prefix
@@ -179,6 +189,9 @@ installation() {
 	PREFIX=$prefix DESTDIR='' ./install.sh --demo || return
 	for program in cmd/*/; do
 		[ -x "$prefix/bin/$(basename "$program")" ] || { echo "$program was not installed" && return 1; }
+	done
+	for file in bash-completion/completions/git-cluster zsh/site-functions/_git-cluster fish/vendor_conf.d/git-cluster.fish; do
+		[ -s "$prefix/share/$file" ] || { echo "$file was not installed" && return 1; }
 	done
 	PREFIX=$prefix DESTDIR='' ./install.sh --uninstall || return
 	rest=$(find "$prefix" ! -path "$prefix")

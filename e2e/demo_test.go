@@ -113,7 +113,9 @@ func TestDemoKeep(t *testing.T) {
 		git push -q
 		git ls-remote origin
 		git cluster status
-		git cluster repo list`)
+		git cluster repo list
+		https=$(sed -n 's/.*"http": "\(.*\)".*/\1/p' "$DIR/nodes.json" | tail -1)
+		git ls-remote "https://$https/demo/hello" main`)
 	shell(`cd "$DIR"; for n in node1 node2 node3; do GIT_SSH_COMMAND="ssh -F ssh_config" git ls-remote ssh://$n/demo/hello main; done`)
 	if got := shell(`cd "$DIR"; ssh -F ssh_config node2 </dev/null || true`); !strings.Contains(got, `node "node2"`) || !strings.Contains(got, "logged in as demo") {
 		t.Errorf("%s", got)

@@ -14,6 +14,7 @@ import (
 //
 //	$R                        is a folder of repository names of its own
 //	$NODE1, $DATA1            are the first node's SSH address and data directory; 2 and 3 likewise
+//	$KEY                      is the private key of the administrator who runs the script
 //	via NODE COMMAND…         runs a command with the helper pinned to a node
 //	user NAME [FLAGS]         adds a user to the cluster
 //	stranger NAME             makes somebody with a key that the cluster does not know
@@ -29,7 +30,8 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Vars = append(env.Vars, c.Admin.Environment()...)
 			env.Vars = append(env.Vars, "HOME="+env.WorkDir+"/.home", "TMPDIR="+env.WorkDir,
-				"R="+strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"), "SSH_CONFIG="+c.Admin.SSHConfig(), "BIN="+c.Bin)
+				"R="+strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"), "SSH_CONFIG="+c.Admin.SSHConfig(), "BIN="+c.Bin,
+				"KEY="+strings.TrimSuffix(c.Admin.PublicKey(), ".pub"))
 			for i, n := range c.Nodes {
 				number := string(rune('1' + i))
 				env.Vars = append(env.Vars, "NODE"+number+"="+n.SSH, "DATA"+number+"="+n.Data)
@@ -101,7 +103,7 @@ func scriptAs(ts *testscript.TestScript, neg bool, args []string) {
 	vars := map[string]string{}
 	for _, v := range u.Environment() {
 		name, value, _ := strings.Cut(v, "=")
-		if name == "GIT_CLUSTER_CONFIG" || name == "GIT_SSH_COMMAND" {
+		if name == "GIT_CLUSTER_CONFIG" || name == "SSH_CONFIG" {
 			vars[name] = value
 		}
 	}

@@ -29,21 +29,25 @@ var layers = []struct {
 	{"programs: arguments and exit codes", []string{
 		"cmd/git-cluster", "cmd/git-credential-device", "cmd/git-remote-cluster",
 	}},
+	{"a person's machine: setting it up, finding out what is wrong", []string{
+		"internal/doctor", "internal/setup",
+	}},
 	{"compositions: what a program is made of", []string{
 		"internal/client", "internal/demo", "internal/node",
 	}},
 	{"fronts: what a client talks to", []string{
-		"internal/shell", "internal/sshserver",
+		"internal/httpserver", "internal/shell", "internal/sshserver", "internal/web",
 	}},
-	{"administration", []string{"internal/admin"}},
-	{"service: one authorized request on one repository", []string{"internal/service"}},
+	{"administration, and the Conduit API: requests as data", []string{"internal/admin", "internal/conduit"}},
+	{"service: one authorized request on one repository; mirrors of other hosts' repositories", []string{"internal/observe", "internal/service"}},
 	{"engine: read, commit, catch up", []string{"internal/engine"}},
+	{"who asks over HTTP", []string{"internal/login"}},
 	{"peer: node to node", []string{"internal/peer"}},
-	{"stores and wires: the journal, a repository on disk, who may do what, the node's own protocols, a choice of replica", []string{
-		"internal/access", "internal/credential", "internal/journal", "internal/localsocket", "internal/procreceive", "internal/replica", "internal/repository",
+	{"stores and wires: the journal, a repository on disk, who may do what, the node's own protocols, a choice of replica, a question to a person", []string{
+		"internal/access", "internal/browse", "internal/credential", "internal/journal", "internal/localsocket", "internal/procreceive", "internal/prompt", "internal/replica", "internal/repository",
 	}},
 	{"means: running Git, reaching a server, reading addresses and files", []string{
-		"internal/address", "internal/config", "internal/gitexec", "internal/metrics", "internal/queue", "internal/remotehelper", "internal/sshclient",
+		"internal/address", "internal/config", "internal/gitexec", "internal/metrics", "internal/nodecache", "internal/queue", "internal/remotehelper", "internal/sshclient", "internal/sshconfig",
 	}},
 	{"descriptions: commands and sessions as data", []string{
 		"internal/gitcmd", "internal/session",
@@ -69,6 +73,7 @@ var soleImporters = []struct{ library, owner, why string }{
 	{"google.golang.org/grpc", "internal/journal", "the journal is the only one that speaks to etcd"},
 	{"os/exec", "internal/gitexec", "child processes are started, ended and reaped in one place"},
 	{"github.com/BurntSushi/toml", "internal/config", "files are read and checked in one place"},
+	{"github.com/go-git/", "internal/browse", "what is read in the node's own process, and what by Git, is decided in one place"},
 	{"github.com/prometheus/", "internal/metrics", "what is counted, and under which labels, is decided in one place"},
 	{"github.com/spf13/cobra", "cmd/git-cluster", "the command line is the program's, and the helper does without"},
 }

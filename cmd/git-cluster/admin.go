@@ -45,6 +45,9 @@ func statusCommand() *cobra.Command {
 		if st.Problem != "" {
 			return cluster.WithHint(errors.New(st.Problem), "start the nodes that are not up: the journal needs a majority of its voters")
 		}
+		if err := showMirrors(out, st); err != nil {
+			return err
+		}
 		if len(st.Behind) == 0 {
 			fmt.Fprintln(out, "\nevery replica that has reported is up to date")
 			return nil
@@ -69,8 +72,8 @@ func yesNo(b bool) string {
 }
 
 func repoCommand() *cobra.Command {
-	return group("repo", "Create, list, show, rename, change, delete or import repositories",
-		repoCreate(), repoList(), repoShow(), repoRename(), repoDelete(), repoSet(), repoImport())
+	return group("repo", "Create, list, show, rename, change, delete, import or mirror repositories",
+		repoCreate(), repoList(), repoShow(), repoRename(), repoDelete(), repoSet(), repoImport(), repoObserve())
 }
 
 func repoCreate() *cobra.Command {
@@ -131,8 +134,10 @@ func repoShow() *cobra.Command {
 		if *asJSON {
 			return printJSON(out, r)
 		}
-		fmt.Fprintf(out, "name      %s\nid        %s\nversion   %d (digest %s)\nformat    %s\npublic    %v\ncreated   %s by %s\n\n",
+		fmt.Fprintf(out, "name      %s\nid        %s\nversion   %d (digest %s)\nformat    %s\npublic    %v\ncreated   %s by %s\n",
 			r.Name, r.ID, r.Version, r.Digest, r.Format, r.Public, r.Created.Format(time.RFC3339), r.CreatedBy)
+		showObservation(out, r)
+		fmt.Fprintln(out)
 		return table(out, "REPLICA\tVERSION\tBEHIND\t", func(row func(string, ...any)) {
 			for _, replica := range r.Replicas {
 				row("%s\t%d\t%d\t%s", replica.Device, replica.Version, replica.Behind, replica.Fenced)
@@ -297,7 +302,7 @@ func userCommand() *cobra.Command {
 			return call(cmd, "user.remove", admin.UserName{User: cluster.UserName(args[0])}, nil)
 		},
 	}
-	return group("user", "Add, list or remove users", add, list, remove)
+	return group("user", "Add, list or remove users, and their access tokens", add, list, remove, userTokenCommand())
 }
 
 func keyCommand() *cobra.Command {

@@ -84,8 +84,8 @@ func deviceShow() *cobra.Command {
 		if *asJSON {
 			return printJSON(out, d)
 		}
-		fmt.Fprintf(out, "name      %s\nkey       %s\nnode      %v\nssh       %s\nregion    %s\nenabled   %v\ntrusted   %v\nwritable  %v\njoined    %s\n",
-			d.Name, d.Fingerprint, d.Node, d.SSH, d.Region, d.Enabled, d.Trusted, d.Writable, d.Joined.Format(time.RFC3339))
+		fmt.Fprintf(out, "name      %s\nkey       %s\nnode      %v\nssh       %s\nhttp      %s\nregion    %s\nenabled   %v\ntrusted   %v\nwritable  %v\njoined    %s\n",
+			d.Name, d.Fingerprint, d.Node, d.SSH, d.HTTP, d.Region, d.Enabled, d.Trusted, d.Writable, d.Joined.Format(time.RFC3339))
 		return nil
 	}
 	return show

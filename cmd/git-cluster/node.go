@@ -12,6 +12,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
 
 	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
@@ -29,6 +30,9 @@ func nodeFlags(cmd *cobra.Command) {
 	f.String("name", "", "name of this node (default: the host's)")
 	f.String("region", "", "region of this node; near replicas are preferred")
 	f.String("ssh", ":2222", "address the SSH front listens on")
+	f.String("http", "", "address the HTTPS front listens on, or off (default: the host of --ssh, port 8443)")
+	f.String("tls-cert", "", "PEM file with the HTTPS front's certificate; it is read again when it changes (default: the node makes one)")
+	f.String("tls-key", "", "PEM file with the key of --tls-cert")
 	f.String("advertise", "", "host by which other machines reach this node; needed where --ssh names none")
 	f.String("journal-peer", "", "address of the embedded journal server for other nodes (default: the host of --ssh, port 2380)")
 	f.String("journal-client", "", "address of the embedded journal server for clients (default: the host of --ssh, port 2379)")
@@ -45,6 +49,9 @@ func settings(cmd *cobra.Command) (node.Settings, error) {
 	host, _, err := net.SplitHostPort(s.SSH)
 	if err != nil {
 		return s, fmt.Errorf("--ssh %q: use host:port", s.SSH)
+	}
+	if s.HTTP, s.Cert, s.Key, err = httpFlags(cmd, host); err != nil {
+		return s, err
 	}
 	addr, err := netip.ParseAddr(host)
 	if s.Advertise == "" && (host == "" || err == nil && addr.IsUnspecified()) {
@@ -63,6 +70,35 @@ func settings(cmd *cobra.Command) (node.Settings, error) {
 		s.Client = net.JoinHostPort(host, "2379")
 	}
 	return s, nil
+}
+
+// httpFlags are those of the HTTPS front; sshHost is where the SSH front listens.
+func httpFlags(cmd *cobra.Command, sshHost string) (listen, cert, key string, err error) {
+	f := cmd.Flags()
+	listen, _ = f.GetString("http")
+	if !f.Changed("http") {
+		listen = net.JoinHostPort(sshHost, "8443")
+	} else if listen == "off" {
+		listen = ""
+	}
+	if listen != "" {
+		if _, _, err := net.SplitHostPort(listen); err != nil {
+			return "", "", "", fmt.Errorf("--http %q: use host:port, or off", listen)
+		}
+	}
+	cert, _ = f.GetString("tls-cert")
+	key, _ = f.GetString("tls-key")
+	if (cert == "") != (key == "") {
+		return "", "", "", errors.New("--tls-cert and --tls-key go together")
+	}
+	for _, file := range []*string{&cert, &key} {
+		if *file != "" {
+			if *file, err = filepath.Abs(*file); err != nil {
+				return "", "", "", err
+			}
+		}
+	}
+	return listen, cert, key, nil
 }
 
 // nameOrHost is the name a machine was given, or that of its host.
@@ -164,14 +200,30 @@ func joinCommand() *cobra.Command {
 	return cmd
 }
 
-// next says what to do with a new node, and the host key that its clients will
-// be shown.
+// next says what to do with a new node, and the host key and the certificate that
+// its clients will be shown.
 func next(cmd *cobra.Command, dir string) error {
 	public, err := os.ReadFile(filepath.Join(dir, "device", "id_ed25519.pub"))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "Its host key: %s\nStart it: git cluster serve --data %s\n", strings.Join(strings.Fields(string(public))[:2], " "), quote(dir))
+	key, _, _, _, err := ssh.ParseAuthorizedKey(public)
+	if err != nil {
+		return err
+	}
+	web, err := node.Web(dir)
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "Its host key: %s\nIts fingerprint: %s\n", strings.Join(strings.Fields(string(public))[:2], " "), ssh.FingerprintSHA256(key))
+	if web != nil {
+		fmt.Fprintf(out, "Its web address: %s\nIts certificate: %s, SHA-256 %s\n", web.URL, web.Cert, web.Fingerprint)
+		if web.SelfSigned {
+			fmt.Fprintf(out, "  The node made it. With a copy of the file, Git trusts it by: git config --global http.%s.sslCAInfo FILE\n", web.URL)
+		}
+	}
+	fmt.Fprintf(out, "Start it: git cluster serve --data %s\n", quote(dir))
 	return nil
 }
 

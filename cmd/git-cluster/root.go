@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,9 +38,10 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().String("cluster", "", "cluster of the client configuration, if not its default")
 	root.AddCommand(
 		initCommand(), joinCommand(), serveCommand(), shellCommand(), authorizedKeysCommand(), localTransportCommand(), sshCommand(),
-		statusCommand(), repoCommand(), logCommand(), lockCommand(), unlockCommand(), drainCommand(), verifyCommand(), repairCommand(), acceptLossCommand(), userCommand(), keyCommand(), grantCommand(), revokeCommand(), grantsCommand(),
-		deviceCommand(), tokenCommand(), demoCommand(), versionCommand(),
+		statusCommand(), repoCommand(), pullCommand(), logCommand(), lockCommand(), unlockCommand(), drainCommand(), verifyCommand(), repairCommand(), acceptLossCommand(), userCommand(), keyCommand(), grantCommand(), revokeCommand(), grantsCommand(),
+		deviceCommand(), tokenCommand(), demoCommand(), useCommand(), resolveCommand(), doctorCommand(), completionCommand(), versionCommand(),
 	)
+	completeArguments(root)
 	return root
 }
 
@@ -76,16 +76,24 @@ func dataFlag(cmd *cobra.Command) string {
 // call runs an administrative method on a node: over the Unix socket of this
 // machine's node if it has one and no client configuration is named, else over SSH.
 func call(cmd *cobra.Command, method string, params, result any) error {
-	run := overSSH
+	return callWith(cmd, method, params, result, io.Discard)
+}
+
+// callWith is call with what the node writes to standard error.
+func callWith(cmd *cobra.Command, method string, params, result any, stderr io.Writer) error {
 	if local(cmd) {
-		run = overSocket
+		return exchange(cmd, overSocket, method, params, result, stderr)
 	}
+	return exchange(cmd, overSSH, method, params, result, stderr)
+}
+
+// exchange makes one administrative request over the streams that run provides.
+func exchange(cmd *cobra.Command, run func(*cobra.Command, io.Reader, io.Writer, io.Writer) error, method string, params, result any, stderr io.Writer) error {
 	requestR, requestW := io.Pipe()
 	answerR, answerW := io.Pipe()
-	var stderr bytes.Buffer
 	ended := make(chan error, 1)
 	go func() {
-		err := run(cmd, requestR, answerW, &stderr)
+		err := run(cmd, requestR, answerW, stderr)
 		requestR.CloseWithError(orEOF(err))
 		answerW.CloseWithError(orEOF(err))
 		ended <- err
@@ -130,7 +138,7 @@ func overSSH(cmd *cobra.Command, stdin io.Reader, stdout, stderr io.Writer) erro
 	file, err := config.LoadClient(config.ClientPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return cluster.WithHint(errors.New("there is neither a node on this machine nor a client configuration"),
-			"on a node, name its data directory with --data; elsewhere write "+config.ClientPath())
+			"on a node, name its data directory with --data; elsewhere: git cluster use ADDRESS-OF-A-NODE")
 	}
 	if err != nil {
 		return err

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -6,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,6 +44,9 @@ func TestGitCommands(t *testing.T) {
 			silent := func(dir string, args ...string) string {
 				t.Helper()
 				r := w.tryGit(dir, args...)
+				if c.plain && !slices.Contains(args, "-q") && strings.Count(r.stderr, "\n") == 1 && strings.Contains(r.stderr, ": no node of a cluster, so it was not synchronized") {
+					r.stderr = ""
+				}
 				if r.status != 0 || r.stderr != "" {
 					t.Fatalf("git %q: status %d, stderr %q", args, r.status, r.stderr)
 				}
@@ -219,7 +225,7 @@ func TestPinnedReplicaAndHostAddress(t *testing.T) {
 	w.setenv("GIT_CLUSTER_REPLICA", "")
 	// The configuration knows these hosts' keys and the identity; the path is sent as it is.
 	w.git("", "ls-remote", "cluster://"+first.Addr+","+second.Addr+bare)
-	if got := first.Commands(); len(got) != 2 || got[1] != "git-upload-pack '"+bare+"'" {
+	if got := first.Commands(); len(got) != 2 || !slices.Contains(got, "git-upload-pack '"+bare+"'") {
 		t.Errorf("commands %q", got)
 	}
 }
@@ -237,7 +243,7 @@ func TestStaleReadsAreNotSynchronized(t *testing.T) {
 	}
 	w.commit("work", "three")
 	w.git("work", "-c", "cluster.staleOk=true", "push", "-q")
-	if got := h.Commands(); got[1] != "cluster-sync --write 'demo/hello'" {
+	if got := h.Commands(); got[1] != "cluster-sync --write --nodes= 'demo/hello'" {
 		t.Errorf("commands %q, want a sync before the push", got)
 	}
 	if env := <-h.envs; len(env) != 0 {

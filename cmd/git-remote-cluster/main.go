@@ -6,14 +6,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
+	"gitcluster/internal/nodecache"
 	"gitcluster/internal/remotehelper"
 	"gitcluster/internal/version"
 )
@@ -28,15 +31,18 @@ Git runs this program by itself, for example in
 `
 
 func main() {
-	if len(os.Args) == 2 {
-		switch os.Args[1] {
-		case "--version":
-			fmt.Println(client.Program, version.String())
-			return
-		case "-h", "--help":
-			fmt.Print(usage)
-			return
-		}
+	// Git gives the remote's name and mostly its address, too. Whoever runs this by
+	// hand would otherwise wait at a prompt that is none.
+	switch args := os.Args[1:]; {
+	case len(args) == 1 && args[0] == "--version":
+		fmt.Println(client.Program, version.String())
+		return
+	case len(args) == 1 && (args[0] == "-h" || args[0] == "--help"):
+		fmt.Print(usage)
+		return
+	case len(args) == 0, len(args) > 2, len(args) == 1 && strings.HasPrefix(args[0], "-"):
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -47,6 +53,8 @@ func main() {
 		Err:       os.Stderr,
 		Getenv:    os.Getenv,
 		GitConfig: gitConfig,
+		Cache:     nodecache.Open(),
+		LookupSRV: net.DefaultResolver.LookupSRV,
 	})))
 }
 

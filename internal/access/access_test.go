@@ -340,3 +340,16 @@ func TestAccessors(t *testing.T) {
 		t.Error("a user was found as a device")
 	}
 }
+
+func TestSource(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7/32", "::ffff:192.0.2.7": "192.0.2.7/32", "2001:db8::1": "2001:db8::/64", "fe80::1%eth0": "fe80::/64",
+	} {
+		if got := Source(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("Source(%s) = %s, want %s", in, got, want)
+		}
+	}
+	if Source(netip.Addr{}) != (netip.Prefix{}) {
+		t.Error("no address is a network")
+	}
+}

@@ -61,7 +61,7 @@ func (d *Directory) Admit(id cluster.Identity, remote netip.Addr) error {
 	if err := d.usable(id.Device); err != nil {
 		return err
 	}
-	if !d.fromTrusted(remote) {
+	if !d.FromTrusted(remote) {
 		return refuse("device %q connects from %s, which is in no trusted network", id.Device, remote)
 	}
 	return nil

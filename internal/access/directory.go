@@ -17,6 +17,7 @@ type Directory struct {
 	devices  map[cluster.DeviceName]cluster.Device
 	users    map[cluster.UserName]cluster.User
 	holders  map[string]*holder // by the key's wire form
+	tokens   map[string]*issued // by the token's id
 	grants   map[string][]cluster.Grant
 	trusted  []netip.Prefix
 	problems []error
@@ -36,6 +37,7 @@ func NewDirectory(devices []cluster.Device, users []cluster.User, grants []clust
 		devices: make(map[cluster.DeviceName]cluster.Device, len(devices)),
 		users:   make(map[cluster.UserName]cluster.User, len(users)),
 		holders: make(map[string]*holder),
+		tokens:  make(map[string]*issued),
 		grants:  make(map[string][]cluster.Grant),
 	}
 	for _, v := range devices {
@@ -97,7 +99,7 @@ func (d *Directory) User(name cluster.UserName) (cluster.User, bool) {
 		return cluster.User{}, false
 	}
 	u, ok := d.users[name]
-	u.Keys = slices.Clone(u.Keys)
+	u.Keys, u.Tokens = slices.Clone(u.Keys), slices.Clone(u.Tokens)
 	return u, ok
 }
 
@@ -146,7 +148,7 @@ func (d *Directory) addUser(u cluster.User) {
 		d.problem("user %q: a second record of that name", u.Name)
 		return
 	}
-	u.Keys = slices.Clone(u.Keys)
+	u.Keys, u.Tokens = slices.Clone(u.Keys), slices.Clone(u.Tokens)
 	d.users[u.Name] = u
 	for i, line := range u.Keys {
 		key, err := parseKey(line)
@@ -158,6 +160,7 @@ func (d *Directory) addUser(u cluster.User) {
 			h.users = append(h.users, u.Name)
 		}
 	}
+	d.addTokens(u)
 }
 
 func (d *Directory) addGrant(g cluster.Grant) {

@@ -2,7 +2,7 @@
 // identity, and an identity and a repository into a role.
 //
 // Entry points: [NewDirectory] takes a snapshot of the journal's devices, users
-// and grants; [Directory.Authenticate] and [Directory.ActAs] give identities;
+// and grants; [Directory.Authenticate], [Directory.ByToken] and [Directory.ActAs] give identities;
 // [Directory.Role] and [Directory.Admin] say what one may do.
 //
 // It promises to do no I/O, to answer the same question always the same way,

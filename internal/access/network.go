@@ -20,9 +20,9 @@ func DefaultTrusted() []netip.Prefix {
 	}
 }
 
-// fromTrusted reports whether a device may connect from the address. The zero
+// FromTrusted reports whether a device may connect from the address. The zero
 // address, which stands for "unknown", is in no network.
-func (d *Directory) fromTrusted(remote netip.Addr) bool {
+func (d *Directory) FromTrusted(remote netip.Addr) bool {
 	// A socket that listens on both families shows IPv4 clients as
 	// ::ffff:a.b.c.d, and a zone is part of no prefix.
 	remote = remote.Unmap().WithZone("")
@@ -47,4 +47,19 @@ func plainPrefix(p netip.Prefix) (netip.Prefix, error) {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
 	return p.Masked(), nil
+}
+
+// Source is the network that one stranger is taken to control, for counting
+// strangers: the address, or an IPv6 /64. What is no IP address counts as one.
+func Source(addr netip.Addr) netip.Prefix {
+	addr = addr.Unmap().WithZone("")
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	p, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }

@@ -9,6 +9,14 @@ const deviceSubject = "device/"
 // everything that gives it something. A repository that is only being created
 // is described by its Name.
 func (d *Directory) Role(id cluster.Identity, repo *cluster.Repo) cluster.Role {
+	role := d.role(id, repo)
+	if id.ReadOnly {
+		role = min(role, cluster.RoleRead)
+	}
+	return role
+}
+
+func (d *Directory) role(id cluster.Identity, repo *cluster.Repo) cluster.Role {
 	if repo == nil {
 		return cluster.RoleNone
 	}
@@ -48,7 +56,7 @@ func (d *Directory) Admin(id cluster.Identity) bool {
 	if isOperator(id) {
 		return true
 	}
-	if id.User == "" || id.Device != "" && d.usable(id.Device) != nil {
+	if id.User == "" || id.ReadOnly || id.Device != "" && d.usable(id.Device) != nil {
 		return false
 	}
 	user, ok := d.User(id.User)

@@ -23,6 +23,7 @@ import (
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/engine"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/observe"
 	"gitcluster/internal/service"
 )
 
@@ -35,10 +36,13 @@ type Server struct {
 	Members *journal.Members // nil where the journal is not embedded
 	Engine  *engine.Engine
 	Service *service.Service
+	Mirrors *observe.Observer
 	Rules   service.Directory
 	Nodes   Nodes  // the other nodes
 	Lost    string // folder for what is saved before something is given up as lost
 	Log     *slog.Logger
+
+	surveys surveys
 }
 
 type request struct {
@@ -55,15 +59,16 @@ type response struct {
 // maxRequest bounds a request; the largest holds a user's keys.
 const maxRequest = 1 << 20
 
-// Serve reads one request from r and writes its answer to w.
-func (s *Server) Serve(ctx context.Context, id cluster.Identity, r io.Reader, w io.Writer) int {
+// Serve reads one request from r and writes its answer to w. Lines for the person
+// who waits for that go to progress, each after "# ".
+func (s *Server) Serve(ctx context.Context, id cluster.Identity, r io.Reader, w, progress io.Writer) int {
 	var q request
 	var result any
 	err := json.NewDecoder(io.LimitReader(r, maxRequest)).Decode(&q)
 	if err != nil {
 		err = fmt.Errorf("malformed administrative request: %w", err)
 	} else {
-		result, err = s.call(ctx, id, q)
+		result, err = s.call(ctx, id, q, func(line string) { fmt.Fprintf(progress, "# %s\n", line) })
 		log := s.Log.With("method", q.Method, "identity", id.String())
 		if err != nil {
 			log = log.With("error", err)
@@ -109,8 +114,9 @@ func Call(r io.Reader, w io.WriteCloser, method string, params, result any) erro
 }
 
 // call runs one method. Those that concern the cluster itself are for
-// administrators; those on one repository are decided by the role on it.
-func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any, error) {
+// administrators; those on one repository are decided by the role on it, and
+// those on a user's tokens by whose they are.
+func (s *Server) call(ctx context.Context, id cluster.Identity, q request, tell func(string)) (any, error) {
 	switch q.Method {
 	case "status":
 		return s.status(ctx, id)
@@ -128,6 +134,14 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any,
 		return with(q, func(p RepoLog) (any, error) { return s.repoLog(ctx, id, p) })
 	case "repo.set":
 		return with(q, func(p RepoSet) (any, error) { return nil, s.repoSet(ctx, id, p) })
+	case "pull":
+		return with(q, func(p Pull) (any, error) { return s.pull(ctx, id, p, tell) })
+	case "user.token.create":
+		return with(q, func(p UserTokenCreate) (any, error) { return s.userTokenCreate(ctx, id, p) })
+	case "user.token.list":
+		return with(q, func(p UserName) (any, error) { return s.userTokenList(ctx, id, p) })
+	case "user.token.revoke":
+		return with(q, func(p UserTokenRevoke) (any, error) { return nil, s.userTokenRevoke(ctx, id, p) })
 	}
 	if isNodeMethod(q.Method) {
 		if err := s.mustNode(id); err != nil {
@@ -151,9 +165,12 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request) (any,
 		return with(q, func(p RepoLoss) (any, error) { return s.repoLoss(ctx, id, p) })
 	case "repo.accept-loss":
 		return with(q, func(p LossAccept) (any, error) { return s.lossAccept(ctx, id, p) })
+	case "repo.observe":
+		return with(q, func(p RepoObserve) (any, error) { return s.repoObserve(ctx, id, p, tell) })
+	case "repo.unobserve":
+		return with(q, func(p RepoName) (any, error) { return nil, s.repoUnobserve(ctx, id, p) })
 	case "user.list":
-		d, err := s.Journal.Directory(ctx)
-		return d.Users, err
+		return s.userList(ctx)
 	case "user.add":
 		return with(q, func(p UserAdd) (any, error) { return nil, s.userAdd(ctx, p) })
 	case "user.remove":

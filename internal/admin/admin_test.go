@@ -30,7 +30,7 @@ func TestMalformedRequests(t *testing.T) {
 		"binary":         "\x00\xff\x01",
 	} {
 		var out bytes.Buffer
-		status := w.Serve(t.Context(), operator, strings.NewReader(in), &out)
+		status := w.Serve(t.Context(), operator, strings.NewReader(in), &out, io.Discard)
 		var a response
 		if err := json.Unmarshal(out.Bytes(), &a); err != nil || a.Error == "" || a.Result != nil || status == 0 {
 			t.Errorf("%s: status %d, answer %q", what, status, &out)

@@ -160,7 +160,7 @@ func (w *world) ask(id cluster.Identity, method string, params, result any) erro
 		w.t.Fatal(err)
 	}
 	var out bytes.Buffer
-	status := w.Serve(w.t.Context(), id, bytes.NewReader(q), &out)
+	status := w.Serve(w.t.Context(), id, bytes.NewReader(q), &out, io.Discard)
 	var a response
 	if err := json.Unmarshal(out.Bytes(), &a); err != nil {
 		w.t.Fatalf("%s: the answer is %q", method, &out)

@@ -66,6 +66,9 @@ type RepoView struct {
 	Version  cluster.Version `json:"version"`
 	Digest   string          `json:"digest"`
 	Replicas []ReplicaView   `json:"replicas,omitempty"`
+	// Observed is how the pulls of a mirror have gone; nil for another repository,
+	// or if none has ended yet.
+	Observed *journal.Observed `json:"observed,omitempty"`
 }
 
 // ReplicaView is what a node last reported of its replica.
@@ -123,6 +126,15 @@ func (s *Server) repoShow(ctx context.Context, id cluster.Identity, p RepoName) 
 	}
 	for _, r := range replicas {
 		v.Replicas = append(v.Replicas, replicaView(r, at.Head))
+	}
+	if at.Repo.Observe != nil {
+		states, err := s.Journal.Observed(ctx, at.Repo.ID)
+		if err != nil {
+			return nil, err
+		}
+		if state, ok := states[at.Repo.ID]; ok {
+			v.Observed = &state
+		}
 	}
 	return v, nil
 }

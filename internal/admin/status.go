@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"gitcluster/internal/access"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
 )
@@ -24,6 +25,9 @@ type Status struct {
 	Journal []journal.MemberState `json:"journal,omitempty"` // the embedded servers
 	Repos   int                   `json:"repositories"`
 	Behind  []RepoView            `json:"behind"` // repositories with a replica that lags or is fenced
+	Mirrors int                   `json:"mirrors"`
+	Failing []RepoView            `json:"failing"`          // mirrors of which the last pull failed
+	Trusted []string              `json:"trusted_networks"` // CIDR; where device keys count from
 	// Problem is why the journal could not be asked. Then nodes and servers are as
 	// this node last knew them, and nothing is said of repositories.
 	Problem string `json:"problem,omitempty"`
@@ -43,10 +47,27 @@ func (s *Server) status(ctx context.Context, id cluster.Identity) (any, error) {
 	if err := s.mustAdmin(ctx, id); err != nil {
 		return nil, err
 	}
-	st := Status{Cluster: s.Cluster.Name, ID: s.Cluster.ID, Node: s.Device, Version: s.Version, Nodes: []NodeStatus{}, Behind: []RepoView{}}
-	rules, err := s.Rules.Refresh(ctx)
+	st := s.nodes(ctx, 5*time.Second)
+	if st.Problem != "" {
+		return st, nil
+	}
+	return s.repositories(ctx, st)
+}
+
+// nodes looks at the nodes and at the journal's servers, and waits so long for the
+// journal's answer.
+func (s *Server) nodes(ctx context.Context, patience time.Duration) Status {
+	st := Status{Cluster: s.Cluster.Name, ID: s.Cluster.ID, Node: s.Device, Version: s.Version, Nodes: []NodeStatus{}, Behind: []RepoView{}, Failing: []RepoView{}}
+	if st.Trusted = s.Cluster.Trusted; st.Trusted == nil {
+		for _, p := range access.DefaultTrusted() {
+			st.Trusted = append(st.Trusted, p.String())
+		}
+	}
+	asking, cancel := context.WithTimeoutCause(ctx, patience, cluster.ErrUnavailable)
+	defer cancel()
+	rules, err := s.Rules.Refresh(asking)
 	if err == nil && s.Members != nil {
-		st.Journal, err = s.Members.List(ctx)
+		st.Journal, err = s.Members.List(asking)
 	}
 	if err != nil {
 		st.Problem = err.Error()
@@ -71,10 +92,7 @@ func (s *Server) status(ctx context.Context, id cluster.Identity) (any, error) {
 		st.Nodes = append(st.Nodes, n)
 	}
 	s.knock(ctx, st.Nodes)
-	if st.Problem != "" {
-		return st, nil
-	}
-	return s.repositories(ctx, st)
+	return st
 }
 
 // knock finds out which nodes take connections.
@@ -99,7 +117,7 @@ func (s *Server) knock(ctx context.Context, nodes []NodeStatus) {
 // for a moment, so one that shows a replica behind is looked at once more.
 func (s *Server) repositories(ctx context.Context, st Status) (Status, error) {
 	for look := 0; ; look++ {
-		st.Repos, st.Behind = 0, []RepoView{}
+		st.Repos, st.Behind, st.Mirrors, st.Failing = 0, []RepoView{}, 0, []RepoView{}
 		if err := s.lookAtReplicas(ctx, &st); err != nil || len(st.Behind) == 0 || look == 2 {
 			return st, err
 		}
@@ -122,6 +140,10 @@ func (s *Server) lookAtReplicas(ctx context.Context, st *Status) error {
 	for _, r := range replicas {
 		byRepo[r.Repo] = append(byRepo[r.Repo], r)
 	}
+	pulls, err := s.Journal.Observed(ctx, "")
+	if err != nil {
+		return err
+	}
 	const page = 500
 	for after := cluster.RepoName(""); ; {
 		repos, err := s.Journal.ListRepos(ctx, after, page)
@@ -132,6 +154,14 @@ func (s *Server) lookAtReplicas(ctx context.Context, st *Status) error {
 			after = r.Name
 			st.Repos++
 			v := RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()}
+			if r.Observe != nil {
+				st.Mirrors++
+				if last := pulls[r.ID]; last.Failures > 0 {
+					failing := v
+					failing.Observed = &last
+					st.Failing = append(st.Failing, failing)
+				}
+			}
 			for _, replica := range byRepo[r.ID] {
 				if rv := replicaView(replica, r.Head); rv.Behind > 0 || rv.Fenced != "" {
 					v.Replicas = append(v.Replicas, rv)

@@ -2,29 +2,28 @@
 // Git was given into a replica, has that replica synchronize, and starts the
 // service Git asked for there.
 //
-// Entry point: [Run].
+// Entry points: [Run]; [Replicas] only says where it would go, and why.
 //
-// It promises to try the replicas one by one, each stage in bounded time, until
-// one has begun to answer; to move on only where that is safe, which is until
-// the first byte has reached Git; to treat what a replica of the cluster calls
-// final as final; and to be silent unless something is worth saying. A server
-// that is not of a cluster is used as any SSH server is.
+// It promises to try the replicas, the best first and each stage in bounded time,
+// until one has begun to answer; to move on only where that is safe, which is
+// until the first byte has reached Git; to log in to one at a time; to treat what a
+// replica of the cluster calls final as final; and to be silent unless something
+// is worth saying. A server that is not of a cluster is used as any SSH server is.
 package client
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"os"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
 	"time"
 
 	"gitcluster/internal/address"
 	"gitcluster/internal/cluster"
-	"gitcluster/internal/config"
+	"gitcluster/internal/nodecache"
 	"gitcluster/internal/remotehelper"
-	"gitcluster/internal/replica"
-	"gitcluster/internal/sshclient"
 )
 
 // Params is what the program gives to Run.
@@ -37,23 +36,31 @@ type Params struct {
 	// GitConfig runs `git config` with these arguments where Git runs us and
 	// returns what it prints. It runs while the first replica is dialed.
 	GitConfig func(ctx context.Context, args ...string) ([]byte, error)
+	// Config is the client's file; "" for the usual one.
+	Config string
+	// Cache is what earlier runs have seen of the replicas. May be nil.
+	Cache *nodecache.Cache
+	// LookupSRV asks the DNS, as [net.Resolver.LookupSRV] does. May be nil.
+	LookupSRV func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
 	Limits    Limits
 }
 
 // Limits bounds the stages of trying a replica. Zero values mean the defaults.
 type Limits struct {
 	Connect   time.Duration // 5 s to connect
-	Handshake time.Duration // 10 s for key exchange and authentication
-	Sync      time.Duration // 15 s between two signs of life while it synchronizes
-	Answer    time.Duration // 60 s between two signs of life until the service answers
+	Handshake time.Duration // 3 s for the key exchange, and again for the login; 10 s for the last replica
+	Sync      time.Duration // 5 s between two signs of life while it synchronizes; 15 s for the last
+	SyncWait  time.Duration // 3 s for the update of one before others are asked; it goes before the configuration
+	Answer    time.Duration // 20 s between two signs of life until the service answers; 60 s for the last
 }
 
 // Program is how the helper names itself on standard error.
 const Program = "git-remote-cluster"
 
-// keepAlive finds a server that has vanished without a word. A pack may take a
-// server minutes to prepare in silence, so it has to be asked.
-const keepAlive = 20 * time.Second
+// keepAlive finds a server that has vanished without a word, after three
+// questions. A pack may take a server minutes to prepare in silence, so it has to be
+// asked.
+const keepAlive = 5 * time.Second
 
 // Run serves Git until it has what it asked for. It returns soon after the
 // context has ended.
@@ -61,16 +68,36 @@ func Run(ctx context.Context, p Params) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out := &lineWriter{w: p.Err}
-	c := &connector{Params: p, log: out, settings: make(chan settings, 1)}
+	c := &connector{Params: p, log: out, trace: newTracer(p.Getenv(EnvTrace), out.raw()), settings: make(chan settings, 1)}
 	go func() { c.settings <- readSettings(ctx, p.GitConfig) }()
-	return remotehelper.Serve(ctx, p.In, p.Out, c)
+	err := remotehelper.Serve(ctx, p.In, p.Out, c)
+	c.Cache.Save()
+	c.traceEnd(err)
+	return err
+}
+
+// traceEnd sums up.
+func (c *connector) traceEnd(err error) {
+	if c.found == nil {
+		return
+	}
+	trips := "an unknown number of"
+	if counted, ok := c.found.conn.(interface{ RoundTrips() int }); ok {
+		trips = strconv.Itoa(counted.RoundTrips())
+	}
+	c.trace.say("%v: end after %s round trips, error %v", c.found.replica, trips, err)
 }
 
 // A connector is the remotehelper.Connector of one run.
 type connector struct {
 	Params
 	log      *lineWriter
+	trace    *tracer
 	settings chan settings // gets one value
+	found    *stream       // what Connect returned last
+
+	once sync.Once
+	own  *account // what account returns
 }
 
 // A request is what Git asked for, and where its answer may come from.
@@ -81,155 +108,35 @@ type request struct {
 	settings
 }
 
-// Connect tries the replicas in order.
+// Connect finds the replica that serves.
 func (c *connector) Connect(ctx context.Context, service remotehelper.Service, o remotehelper.Options) (remotehelper.Stream, error) {
 	addr, err := address.FromArgs(c.Args)
 	if err != nil {
 		return nil, err
 	}
-	candidates, err := c.candidates(addr)
+	s := &search{connector: c, r: &request{service: service, options: o, path: addr.Path}, address: addr, slow: map[string]bool{}}
+	if s.all, s.limit, err = c.candidates(ctx, addr); err != nil {
+		return nil, err
+	}
+	s.left = slices.Clone(s.all)
+	found, err := s.run(ctx)
+	c.Cache.Save() // a long fetch must not keep from others what has failed
 	if err != nil {
 		return nil, err
 	}
-	r := request{service: service, options: o, path: addr.Path}
-	var telling error // the failure that says most: of a node that answered, if one did
-	for i, candidate := range candidates {
-		stream, err := c.try(ctx, candidate, &r)
-		if err == nil {
-			return stream, nil
-		}
-		if cause := context.Cause(ctx); cause != nil {
-			return nil, cause
-		}
-		var final *finalError
-		switch {
-		case errors.As(err, &final):
-			return nil, final.err
-		case errors.Is(err, sshclient.ErrIdentity):
-			return nil, err
-		case len(candidates) == 1:
-			return nil, plain(candidate.String(), err)
-		}
-		placed := plain(candidate.String(), err)
-		if telling == nil || cluster.Hint(err) != "" || cluster.Hint(telling) == "" {
-			telling = placed
-		}
-		if i+1 == len(candidates) {
-			failure := fmt.Errorf("none of %d replicas can serve %s; %w", len(candidates), addr, telling)
-			return nil, cluster.WithHint(failure, cluster.Hint(telling))
-		}
-		if o.Verbosity >= 1 {
-			c.log.say("%v; trying %s", placed, candidates[i+1].Name)
-		}
-	}
-	return nil, errors.New("no replica to try")
-}
-
-func (c *connector) candidates(addr address.Address) ([]replica.Candidate, error) {
-	conf, err := config.LoadClient(config.ClientPath())
-	if errors.Is(err, os.ErrNotExist) && addr.Hosts != nil {
-		err = nil // an address with hosts needs no configuration
-	}
-	if err != nil {
-		return nil, err
-	}
-	return replica.Candidates(addr, conf, c.Getenv(replica.EnvReplica))
-}
-
-// try starts the service on one replica.
-func (c *connector) try(ctx context.Context, candidate replica.Candidate, r *request) (remotehelper.Stream, error) {
-	stream, err := c.attempt(ctx, candidate, r, true)
-	if errors.Is(err, errOneCommand) {
-		stream, err = c.attempt(ctx, candidate, r, false)
-	}
-	return stream, err
-}
-
-// errOneCommand: a server that seems not to know cluster-sync ran no second
-// command on the same connection, or ended the connection. It is asked for the
-// service alone then. That is safe with a node of a cluster, too: the node
-// synchronizes before it serves, whether it was asked to or not.
-var errOneCommand = errors.New("the server runs one command only")
-
-func (c *connector) attempt(ctx context.Context, candidate replica.Candidate, r *request, mayAsk bool) (_ remotehelper.Stream, err error) {
-	conn, err := c.dial(ctx, candidate, r.options)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			conn.Close()
-		}
-	}()
-	// A dead connection also ends what waits for it, in bounded time whatever
-	// the server does.
-	context.AfterFunc(ctx, func() { conn.Close() })
-	if err := c.await(ctx, r); err != nil {
-		return nil, err
-	}
-
-	// The service's session is opened while the replica synchronizes.
-	opened := make(chan *sshclient.Session, 1)
-	go func() {
-		s, _ := conn.Open(ctx) // tried again below
-		opened <- s
-	}()
-	ours := false
-	if mayAsk && !r.staleOK {
-		if ours, err = c.sync(ctx, conn, r); err != nil {
-			return nil, err
-		}
-	}
-	session := <-opened
-	if session == nil {
-		session, err = conn.Open(ctx)
-	}
-	stderr := &sign{w: c.log.raw()}
-	if err == nil {
-		err = session.Start(r.command(), r.environment(), stderr)
-	}
-	if err != nil {
-		if mayAsk && !r.staleOK && !ours && context.Cause(ctx) == nil {
-			return nil, errOneCommand
-		}
-		return nil, fmt.Errorf("start %s: %w", r.service, err)
-	}
-	s := newStream(conn, session, candidate)
-	if r.service.SpeaksFirst() {
-		if err := s.awaitAnswer(ctx, r.service, stderr, orDefault(c.Limits.Answer, 60*time.Second)); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
-}
-
-func (c *connector) dial(ctx context.Context, candidate replica.Candidate, o remotehelper.Options) (*sshclient.Conn, error) {
-	opts, err := options(ctx, candidate, c.Getenv)
-	if err != nil {
-		return nil, err
-	}
-	opts.ConnectTimeout, opts.HandshakeTimeout = c.Limits.Connect, c.Limits.Handshake
-	switch o.Family {
-	case "ipv4":
-		opts.Network = "tcp4"
-	case "ipv6":
-		opts.Network = "tcp6"
-	}
-	return sshclient.Dial(ctx, opts)
+	c.found = found
+	c.probe(ctx, found, s.all, o)
+	return found, nil
 }
 
 // await waits for Git's configuration, which is read once.
-func (c *connector) await(ctx context.Context, r *request) error {
+func (c *connector) await(ctx context.Context) (settings, error) {
 	select {
 	case s := <-c.settings:
 		c.settings <- s
-		r.settings = s
-		if !r.service.ReadsOnly() {
-			r.staleOK = false // a push is always made against the newest version
-		}
-		return nil
+		return s, nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return settings{}, context.Cause(ctx)
 	}
 }
 

@@ -13,10 +13,14 @@ type settings struct {
 	protocol int    // protocol.version
 	staleOK  bool   // cluster.staleOk
 	format   string // extensions.objectFormat of the repository Git works in
+
+	sshCommand string // core.sshCommand
+	sshVariant string // ssh.variant
+	askPass    string // core.askPass
 }
 
 // settingsPattern matches the keys of settings, as `git config` spells them.
-const settingsPattern = `^(protocol\.version|cluster\.staleok|extensions\.objectformat)$`
+const settingsPattern = `^(protocol\.version|cluster\.staleok|extensions\.objectformat|core\.(sshcommand|askpass)|ssh\.variant)$`
 
 // readSettings asks Git. Where it cannot be asked the defaults hold, which are
 // the safe ones.
@@ -37,6 +41,12 @@ func readSettings(ctx context.Context, gitConfig func(context.Context, ...string
 			if value == "sha1" || value == "sha256" {
 				s.format = value
 			}
+		case "core.sshcommand":
+			s.sshCommand = value
+		case "core.askpass":
+			s.askPass = value
+		case "ssh.variant":
+			s.sshVariant = value
 		case "cluster.staleok":
 			s.staleOK = !hasValue || isTrue(value)
 		}

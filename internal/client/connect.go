@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"golang.org/x/crypto/ssh"
+	"strings"
+	"time"
 
 	"gitcluster/internal/address"
+	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
+	"gitcluster/internal/nodecache"
 	"gitcluster/internal/replica"
 	"gitcluster/internal/sshclient"
 )
@@ -26,62 +28,39 @@ func Connect(ctx context.Context, node, user, clusterName string, getenv func(st
 	if err != nil {
 		return nil, err
 	}
-	opts, err := options(ctx, candidate, getenv)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := sshclient.Dial(ctx, opts)
-	if err != nil {
-		return nil, plain(candidate.String(), err)
-	}
-	return conn, nil
+	return ConnectTo(ctx, candidate, getenv)
 }
 
-// findNode takes node for a name of the configuration if it is one.
+// findNode takes node for a name of the configuration, or of a node learned from
+// one of it, if it is one.
 func findNode(node, user, clusterName string, conf *config.Client) (replica.Candidate, error) {
+	q := replica.Query{Address: address.Address{Cluster: clusterName, User: user}, Config: conf, Pin: node, Nodes: nodecache.Open().Nodes, Now: time.Now()}
 	if conf != nil {
-		if _, c, err := conf.Find(clusterName); err == nil {
-			for _, n := range c.Nodes {
-				if n.Name != node {
-					continue
-				}
-				all, err := replica.Candidates(address.Address{Cluster: clusterName, User: user}, conf, node)
-				if err != nil {
-					return replica.Candidate{}, err
-				}
-				return all[0], nil
-			}
+		if all, err := replica.Find(q); err == nil {
+			return all[0], nil
 		}
 	}
 	host, err := address.ParseHost(node)
 	if err != nil {
 		return replica.Candidate{}, fmt.Errorf("no node of the configuration is called %q, and as an address: %w", node, err)
 	}
-	all, err := replica.Candidates(address.Address{Hosts: []address.Host{host}, User: user}, conf, "")
+	q.Address, q.Pin = address.Address{Hosts: []address.Host{host}, User: user}, ""
+	all, err := replica.Find(q)
 	if err != nil {
 		return replica.Candidate{}, err
 	}
 	return all[0], nil
 }
 
-// options says how to connect to a candidate, and as whom.
+// options says how to connect to a candidate, and as whom. The error is
+// [sshclient.ErrUnsupported] where only ssh could.
 func options(ctx context.Context, candidate replica.Candidate, getenv func(string) string) (sshclient.Options, error) {
-	o := sshclient.Options{
-		Addr:         candidate.Addr,
-		User:         candidate.User,
-		IdentityFile: candidate.Identity,
-		KeepAlive:    keepAlive,
-		Version:      "gitcluster",
+	r, err := newAccount(getenv).route(ctx, candidate)
+	if err != nil {
+		return sshclient.Options{}, err
 	}
-	if candidate.KnownHosts != "" {
-		o.KnownHosts = []string{candidate.KnownHosts}
+	if len(r.beyond) > 0 {
+		return r.options, cluster.WithHint(fmt.Errorf("%w: %s", sshclient.ErrUnsupported, strings.Join(r.beyond, ", ")), "run ssh itself")
 	}
-	if candidate.HostKey != "" {
-		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(candidate.HostKey))
-		if err != nil {
-			return o, fmt.Errorf("host key of %s: %w", candidate.Name, err)
-		}
-		o.HostKey = key
-	}
-	return o, identify(ctx, candidate, getenv, &o)
+	return r.options, nil
 }

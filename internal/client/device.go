@@ -33,12 +33,15 @@ func identify(ctx context.Context, candidate replica.Candidate, getenv func(stri
 			return &finalError{err}
 		}
 	}
-	h := &credential.Helper{Getenv: getenv, Now: time.Now}
+	h := &credential.Helper{Getenv: getenv, Environ: gitEnvironment(getenv), Now: time.Now}
 	answer, err := h.Answer(ctx, credential.Request{Protocol: "ssh", Host: candidate.Addr})
 	if err != nil {
 		return &finalError{err}
 	}
 	if len(answer) == 0 {
+		if _, err := credential.Load(credential.Dir(getenv)); errors.Is(err, credential.ErrNoDevice) {
+			return &finalError{err}
+		}
 		return &finalError{fmt.Errorf("%s is set, but this device's identity is not for %s", credential.EnvAsDevice, candidate.Addr)}
 	}
 	var socket, fingerprint string
@@ -63,6 +66,17 @@ func identify(ctx context.Context, candidate replica.Candidate, getenv func(stri
 	}
 	o.Signers, o.IdentityFile = []ssh.Signer{signer}, ""
 	return nil
+}
+
+// gitEnvironment is what Git needs to find this account's configuration, in
+// which `git-credential-device configure` notes hosts.
+func gitEnvironment(getenv func(string) string) (env []string) {
+	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL"} {
+		if value := getenv(name); value != "" {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 // agentSigner is the one key of an agent that is the device's. The connection to the

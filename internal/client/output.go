@@ -6,14 +6,17 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // A lineWriter shares standard error between our lines and the server's, so
 // that neither breaks into the middle of the other.
 type lineWriter struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu    sync.Mutex
+	w     io.Writer
+	meter int // columns of a line that stands unfinished on the terminal
 }
 
 // say prints one line under the program's name.
@@ -24,7 +27,26 @@ func (l *lineWriter) say(format string, a ...any) {
 func (l *lineWriter) line(text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.wipe()
 	io.WriteString(l.w, text+"\n")
+}
+
+// show writes a line in place of the one shown before, as Git's own meters do. It
+// is for a terminal.
+func (l *lineWriter) show(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	width := utf8.RuneCountInString(text)
+	io.WriteString(l.w, "\r"+text+strings.Repeat(" ", max(0, l.meter-width)))
+	l.meter = width
+}
+
+// wipe clears what show has left. The caller holds mu.
+func (l *lineWriter) wipe() {
+	if l.meter > 0 {
+		io.WriteString(l.w, "\r"+strings.Repeat(" ", l.meter)+"\r")
+		l.meter = 0
+	}
 }
 
 // raw is for what a service says, which is passed on as it is: Git's own
@@ -36,16 +58,58 @@ type rawWriter struct{ l *lineWriter }
 func (r rawWriter) Write(p []byte) (int, error) {
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
+	r.l.wipe()
 	return r.l.w.Write(p)
+}
+
+// A holder keeps back what a service says on standard error while the replica
+// synchronizes.
+type holder struct {
+	w io.Writer
+
+	mu       sync.Mutex
+	kept     head
+	released bool
+}
+
+// maxHeld is far above what a service says before its turn has come.
+const maxHeld = 16 << 10
+
+func (h *holder) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.released {
+		return h.w.Write(p)
+	}
+	h.kept.limit = maxHeld
+	return h.kept.Write(p)
+}
+
+// release passes on what was kept and what comes. Of a node's, the lines about the
+// synchronization are dropped: that has told them itself.
+func (h *holder) release(node bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.released = true
+	for line := range bytes.Lines(h.kept.kept) {
+		if !node || !bytes.HasPrefix(line, []byte("# ")) {
+			h.w.Write(line)
+		}
+	}
 }
 
 // comments passes on the lines that begin with "# ", by which a node tells what
 // it does. What another kind of server says about a command it does not know is
-// of no use to anybody.
+// of no use to anybody. A line that comes again is a sign of life and told once;
+// on a terminal the time goes on behind it.
 type comments struct {
-	log  *lineWriter
-	show bool
-	part []byte
+	log   *lineWriter
+	show  bool
+	meter bool // it is a terminal
+	start time.Time
+	last  string
+	seen  bool // a node's line has come
+	part  []byte
 }
 
 const maxComment = 1 << 10
@@ -62,12 +126,37 @@ func (c *comments) Write(p []byte) (int, error) {
 		if !whole {
 			break
 		}
-		if c.show && bytes.HasPrefix(c.part, []byte("# ")) {
-			c.log.line(printable(string(c.part)))
+		if bytes.HasPrefix(c.part, []byte("# ")) {
+			c.seen = true
+			if c.show {
+				c.tell(printable(string(c.part)))
+			}
 		}
 		c.part = c.part[:0]
 	}
 	return n, nil
+}
+
+func (c *comments) tell(line string) {
+	waited := time.Since(c.start)
+	switch {
+	case line == c.last && c.meter:
+		const room = 70 // a line that wraps cannot be replaced
+		if r := []rune(line); len(r) > room {
+			line = string(r[:room]) + "…"
+		}
+		c.log.show(fmt.Sprintf("%s %d s", line, int(waited.Seconds())))
+	case line != c.last:
+		c.log.line(line)
+		c.last = line
+	}
+}
+
+// end clears the meter.
+func (c *comments) end() {
+	c.log.mu.Lock()
+	defer c.log.mu.Unlock()
+	c.log.wipe()
 }
 
 // head keeps the start of what is written to it.

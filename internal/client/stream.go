@@ -19,35 +19,45 @@ const statusWait = 2 * time.Second
 
 // A stream is a service that runs on a replica.
 type stream struct {
-	*sshclient.Session
+	session
 	out     *bufio.Reader
-	conn    *sshclient.Conn
+	conn    transport
 	replica replica.Candidate
+	service remotehelper.Service
 }
 
-func newStream(conn *sshclient.Conn, session *sshclient.Session, c replica.Candidate) *stream {
-	return &stream{Session: session, out: bufio.NewReaderSize(session, 64<<10), conn: conn, replica: c}
+func newStream(conn transport, running session, c replica.Candidate, service remotehelper.Service) *stream {
+	return &stream{session: running, out: bufio.NewReaderSize(running, 64<<10), conn: conn, replica: c, service: service}
 }
 
 // Read gives the service's output, from its first byte.
 func (s *stream) Read(p []byte) (int, error) { return s.out.Read(p) }
 
-// Wait adds the replica's name to an error.
+// Wait adds the replica's name to an error, and what it means for the user that the
+// answer was cut short.
 func (s *stream) Wait() (int, error) {
-	status, err := s.Session.Wait()
-	if err != nil {
-		err = plain(s.replica.String(), err)
+	status, err := s.session.Wait()
+	if err == nil {
+		return status, nil
 	}
-	return status, err
+	if errors.Is(err, sshclient.ErrNoStatus) {
+		err = errors.New("connection lost")
+	}
+	again := "nothing was changed there: it is safe to run the command again"
+	if !s.service.ReadsOnly() {
+		again = "the push may have been accepted or not; it is safe to push again: what was accepted is then already there"
+	}
+	return status, cluster.WithHint(plain(s.replica.String(), err), again)
 }
 
 // Close ends the connection, and with it the service.
 func (s *stream) Close() error { return s.conn.Close() }
 
 // awaitAnswer waits for the service's first byte while there are signs of life.
-func (s *stream) awaitAnswer(ctx context.Context, service remotehelper.Service, stderr *sign, limit time.Duration) error {
+func (s *stream) awaitAnswer(ctx context.Context, stderr *sign, alive func(), limit time.Duration) error {
+	service := s.service
 	silent := time.AfterFunc(limit, func() { s.conn.Close() })
-	stderr.setOnWrite(func() { silent.Reset(limit) })
+	stderr.setOnWrite(func() { alive(); silent.Reset(limit) })
 	_, err := s.out.Peek(1)
 	stderr.setOnWrite(nil)
 	if err == nil && silent.Stop() {
@@ -61,7 +71,7 @@ func (s *stream) awaitAnswer(ctx context.Context, service remotehelper.Service, 
 	}
 	late := time.AfterFunc(statusWait, func() { s.conn.Close() })
 	defer late.Stop()
-	status, err := s.Session.Wait()
+	status, err := s.session.Wait()
 	if errors.Is(err, sshclient.ErrNoStatus) {
 		err = errors.New("connection lost")
 	}

@@ -14,7 +14,10 @@ import (
 )
 
 // syncCommand makes a replica catch up with every acknowledged push before it
-// answers. Servers of a cluster answer with one line of JSON.
+// answers. Servers of a cluster answer with one line of JSON. With --current they
+// answer at once, and with an error where there is something to catch up with. With
+// --nodes=HASH the answer has the cluster's nodes, unless they are those of which
+// the client has the hash.
 const syncCommand = "cluster-sync"
 
 // A syncAnswer is that line.
@@ -24,6 +27,8 @@ type syncAnswer struct {
 	Epoch    cluster.Epoch   `json:"epoch"`
 	Version  cluster.Version `json:"version"`
 	WaitedMS int64           `json:"waited_ms"`
+	// All nodes, if they are not those the client knows.
+	Nodes []cluster.NodeAddress `json:"nodes"`
 	// Instead of a version, where the replica cannot serve:
 	Error string `json:"error"`
 	Hint  string `json:"hint"`
@@ -37,37 +42,48 @@ func (e *finalError) Error() string { return e.err.Error() }
 func (e *finalError) Unwrap() error { return e.err }
 
 // maxSyncAnswer bounds what is kept of an answer that may come from any program.
-const maxSyncAnswer = 64 << 10
+const maxSyncAnswer = 256 << 10
 
 // sync asks the replica to synchronize and waits while it shows signs of life.
 // ours is false if the server does not know the command, and so is no node of a
 // cluster.
-func (c *connector) sync(ctx context.Context, conn *sshclient.Conn, r *request) (ours bool, err error) {
+func (c *connector) sync(ctx context.Context, conn transport, r *request, a *attempt) (ours bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	limit := orDefault(c.Limits.Sync, 15*time.Second)
+	limit := c.syncLimit(a)
 	silent := time.AfterFunc(limit, func() {
 		cancel(fmt.Errorf("%w to %s for %v", sshclient.ErrTimeout, syncCommand, limit))
 		conn.Close() // it cannot be told to end the command either
 	})
 	defer silent.Stop()
-	alive := func() { silent.Reset(limit) }
+	alive := func() { a.alive(); silent.Reset(limit) }
 
-	command := syncCommand
-	if r.service == remotehelper.ReceivePack {
-		command += " --write"
-	}
+	known := c.known(a.candidate)
+	start := time.Now()
 	stdout := &sign{w: &head{limit: maxSyncAnswer}, onWrite: alive}
-	stderr := &sign{w: &comments{log: c.log, show: r.options.Verbosity >= 1}, onWrite: alive}
-	status, err := conn.Run(ctx, command+" "+shellQuote(r.path), nil, nil, stdout, stderr)
+	told := &comments{log: c.log, show: r.options.Verbosity >= 1, meter: r.options.Progress, start: start}
+	stderr := &sign{w: told, onWrite: alive}
+	status, err := conn.Run(ctx, syncLine(r, a, known), nil, nil, stdout, stderr)
+	told.end()
 	if errors.Is(err, sshclient.ErrRefused) {
 		return false, nil
 	}
 	// An answer counts even if the connection was lost right after it.
 	answer, ours := parseSyncAnswer(stdout.w.(*head).kept)
+	if ours {
+		c.trace.say("%v: %s answered after %s: version %d, waited %d ms, error %q", a.candidate, syncCommand, since(start), answer.Version, answer.WaitedMS, answer.Error)
+		if a.candidate.Learned() && answer.Cluster != a.candidate.Cluster {
+			return true, errors.New("it is a node of another cluster now")
+		}
+		c.learn(a.candidate, answer)
+	}
 	switch {
+	case ours && answer.Error != "" && a.current:
+		return true, fmt.Errorf("%w: %s", errNotCurrent, printable(answer.Error))
 	case ours && answer.Error != "":
 		return true, answer.failure()
+	case !ours && errors.Is(err, sshclient.ErrNoStatus) && told.seen:
+		return true, fmt.Errorf("%s: connection lost", syncCommand)
 	case !ours && errors.Is(err, sshclient.ErrNoStatus):
 		return false, errOneCommand
 	case err != nil:
@@ -78,6 +94,18 @@ func (c *connector) sync(ctx context.Context, conn *sshclient.Conn, r *request) 
 		c.log.say("%s has version %d, waited %d ms", printable(answer.Node), answer.Version, answer.WaitedMS)
 	}
 	return ours, nil
+}
+
+// syncLine is the command for a request.
+func syncLine(r *request, a *attempt, knownNodes string) string {
+	line := syncCommand
+	if r.service == remotehelper.ReceivePack {
+		line += " --write"
+	}
+	if a.current {
+		line += " --current"
+	}
+	return line + " --nodes=" + knownNodes + " " + shellQuote(r.path)
 }
 
 // parseSyncAnswer reports whether the output of a command is the one line that

@@ -19,6 +19,8 @@ var (
 	// ErrFenced: the replica's disk contradicts the journal, so it serves
 	// nothing until it has been repaired.
 	ErrFenced = errors.New("replica is fenced")
+	// ErrBehind: the replica does not show the newest version yet.
+	ErrBehind = errors.New("replica is behind")
 	// ErrBusy: the node has as much to do as it may; trying again later, or on
 	// another node, is safe.
 	ErrBusy = errors.New("node is busy")

@@ -7,6 +7,9 @@ import "fmt"
 type Identity struct {
 	User   UserName   // set for a user
 	Device DeviceName // set for a device; with User, a device acting as that user
+	// ReadOnly is set where the identity was shown by a token that is for reading
+	// alone.
+	ReadOnly bool
 	// Operator is set for a request that came over the node's own Unix socket
 	// from the account the node runs as: it may do anything the node can.
 	Operator bool

@@ -10,10 +10,10 @@ import (
 // A Device is a machine identity as the journal keeps it.
 type Device struct {
 	Name      DeviceName `json:"name"`
-	PublicKey string     `json:"public_key"` // one authorized_keys line: "ssh-ed25519 AAAA…"
-	Node      bool       `json:"node"`       // it holds replicas and serves
-	SSH       string     `json:"ssh,omitempty"`
-	HTTP      string     `json:"http,omitempty"`
+	PublicKey string     `json:"public_key"`     // one authorized_keys line: "ssh-ed25519 AAAA…"
+	Node      bool       `json:"node"`           // it holds replicas and serves
+	SSH       string     `json:"ssh,omitempty"`  // host:port
+	HTTP      string     `json:"http,omitempty"` // host:port, always with TLS
 	Region    string     `json:"region,omitempty"`
 	Enabled   bool       `json:"enabled"`
 	Trusted   bool       `json:"trusted"`
@@ -30,6 +30,19 @@ type User struct {
 	Name  UserName `json:"name"`
 	Keys  []string `json:"keys"` // authorized_keys lines, without options
 	Admin bool     `json:"admin,omitempty"`
+	// Tokens are what the user signs in with over HTTPS.
+	Tokens []UserToken `json:"tokens,omitempty"`
+}
+
+// A UserToken is an access token of a user without its secret, which nobody but
+// the user has.
+type UserToken struct {
+	ID       string    `json:"id"`             // 16 hexadecimal digits, the part of the token that is no secret
+	Hash     []byte    `json:"hash,omitempty"` // SHA-256 of the secret
+	Label    string    `json:"label,omitempty"`
+	ReadOnly bool      `json:"read_only,omitempty"`
+	Created  time.Time `json:"created"`
+	Expires  time.Time `json:"expires"`
 }
 
 // A Grant gives one subject a role on the repositories a pattern covers.
@@ -90,6 +103,9 @@ type Repo struct {
 	Created       time.Time    `json:"created"`
 	CreatedBy     string       `json:"created_by"`
 	CreatedOnNode DeviceName   `json:"created_on"`
+	// Observe, if not nil, makes it a mirror: its refs follow those of a remote,
+	// and nobody may push to it. What it points to is never changed.
+	Observe *Observation `json:"observe,omitempty"`
 }
 
 // WhenDegraded is what becomes of a push that not enough nodes can store.
@@ -107,4 +123,54 @@ func ParseWhenDegraded(s string) (WhenDegraded, error) {
 		return w, nil
 	}
 	return "", fmt.Errorf("unknown choice %q: use refuse or warn", clip(s))
+}
+
+// An Observation says what a mirror follows.
+type Observation struct {
+	Remotes []Remote      `json:"remotes"` // tried in this order
+	Refs    []RefPattern  `json:"refs"`    // those that are mirrored; others are left alone
+	Every   time.Duration `json:"every"`   // nanoseconds between two pulls
+}
+
+// A Remote is one address of what a mirror follows. Its credential is kept apart,
+// where only nodes read it.
+type Remote struct {
+	URI        string `json:"uri"`
+	Credential string `json:"credential,omitempty"` // its kind: "key", "password", "device", or "" for none
+}
+
+// The kinds of credential of a Remote.
+const (
+	CredentialKey      = "key"
+	CredentialPassword = "password"
+	CredentialDevice   = "device"
+)
+
+// A RefPattern covers refs: a full name, or a folder with everything below it
+// ("refs/heads/*").
+type RefPattern string
+
+// ParseRefPattern checks a pattern as a person wrote it.
+func ParseRefPattern(s string) (RefPattern, error) {
+	folder, isFolder := strings.CutSuffix(s, "/*")
+	var err error
+	switch {
+	case !isFolder:
+		_, err = ParseRefName(s)
+	case folder != "refs":
+		_, err = ParseRefName(folder + "/x")
+	}
+	if err != nil {
+		return "", fmt.Errorf("bad pattern %q: use a full ref name, or a folder such as \"refs/heads/*\"", clip(s))
+	}
+	return RefPattern(s), nil
+}
+
+// Covers reports whether the pattern covers the ref. Hidden refs are covered by
+// none.
+func (p RefPattern) Covers(ref RefName) bool {
+	if folder, ok := strings.CutSuffix(string(p), "*"); ok {
+		return strings.HasPrefix(string(ref), folder) && !ref.IsHidden()
+	}
+	return string(p) == string(ref) && !ref.IsHidden()
 }

@@ -52,7 +52,22 @@ func build(dir string) error {
 		return err
 	}
 	c := gitcmd.Command{Args: []string{"go", "build", "-o", dir + string(filepath.Separator), "./cmd/..."}, Env: os.Environ(), Dir: root}
-	return new(gitexec.Runner).Run(ctx, c, gitexec.IO{})
+	if err := new(gitexec.Runner).Run(ctx, c, gitexec.IO{}); err != nil {
+		return err
+	}
+	return wrapSSH(dir)
+}
+
+// wrapSSH puts an ssh before the real one that reads the file in $SSH_CONFIG. It
+// would look for its configuration where the account's home really is; and with
+// GIT_SSH_COMMAND the remote helper would use ssh as well.
+func wrapSSH(dir string) error {
+	real, err := gitexec.Find("ssh")
+	if err != nil {
+		return nil // the tests that want it will say so
+	}
+	text := "#!/bin/sh\nexec '" + real + "' ${SSH_CONFIG:+-F \"$SSH_CONFIG\"} \"$@\"\n"
+	return os.WriteFile(filepath.Join(dir, "ssh"), []byte(text), 0o755)
 }
 
 // moduleRoot is the folder of go.mod: a test runs in that of its package.

@@ -24,13 +24,24 @@ type Cluster struct {
 	net   network
 	users []*User
 	made  int // nodes, those no longer in Nodes too
+	init  []string
+	env   []string
 }
+
+// A Setting makes a cluster another than the usual one.
+type Setting func(*Cluster)
+
+// InitFlags adds flags to the "git cluster init" of the first node.
+func InitFlags(flags ...string) Setting { return func(c *Cluster) { c.init = flags } }
+
+// NodeEnv sets variables for the processes of all nodes.
+func NodeEnv(env ...string) Setting { return func(c *Cluster) { c.env = env } }
 
 // Start makes a cluster of n nodes that ends with the test. With three or more
 // it waits until the journal survives the loss of one.
-func Start(t testing.TB, n int) *Cluster {
+func Start(t testing.TB, n int, settings ...Setting) *Cluster {
 	t.Helper()
-	c, err := New(n)
+	c, err := New(n, settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,8 +55,11 @@ func Start(t testing.TB, n int) *Cluster {
 }
 
 // New makes a cluster of n nodes. The caller must Close it.
-func New(n int) (c *Cluster, err error) {
+func New(n int, settings ...Setting) (c *Cluster, err error) {
 	c = &Cluster{net: newNetwork()}
+	for _, set := range settings {
+		set(c)
+	}
 	if c.Bin, err = Programs(); err != nil {
 		return nil, err
 	}
@@ -83,7 +97,7 @@ func (c *Cluster) Grow() (*Node, error) {
 	}
 	var r Result
 	if len(c.Nodes) == 0 {
-		r = c.Admin.Run("", n.Settings("init", "--cluster-name", "test", "--admin", c.Admin.Name, "--admin-key", c.Admin.path("id.pub"))...)
+		r = c.Admin.Run("", append(n.Settings("init", "--cluster-name", "test", "--admin", c.Admin.Name, "--admin-key", c.Admin.path("id.pub")), c.init...)...)
 	} else {
 		token := c.Admin.Run("", "git-cluster", "token", "create", "--data", c.Nodes[0].Data)
 		if err := token.Err(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -22,6 +23,7 @@ import (
 type Node struct {
 	Name string
 	SSH  string // host:port
+	HTTP string // host:port
 	Data string
 
 	Env []string // set for its process beside a bare environment
@@ -43,21 +45,27 @@ type life struct {
 
 // NewNode names a node and draws its addresses. It makes and starts nothing.
 func (c *Cluster) NewNode(name string) (*Node, error) {
-	addrs, err := c.net.draw(3)
+	addrs, err := c.net.draw(4)
 	if err != nil {
 		return nil, err
 	}
 	return &Node{
-		Name: name, SSH: addrs[0], peer: addrs[1], client: addrs[2],
-		Data: filepath.Join(c.dir, name), log: filepath.Join(c.dir, name+".log"), cluster: c,
+		Name: name, SSH: addrs[0], peer: addrs[1], client: addrs[2], HTTP: addrs[3],
+		Data: filepath.Join(c.dir, name), log: filepath.Join(c.dir, name+".log"), cluster: c, Env: slices.Clone(c.env),
 	}, nil
 }
 
 // Settings is the command line of "git-cluster init" or "join" for the node.
 func (n *Node) Settings(args ...string) []string {
 	return append(append([]string{"git-cluster"}, args...),
-		"--data", n.Data, "--name", n.Name, "--ssh", n.SSH, "--journal-peer", n.peer, "--journal-client", n.client)
+		"--data", n.Data, "--name", n.Name, "--ssh", n.SSH, "--http", n.HTTP, "--journal-peer", n.peer, "--journal-client", n.client)
 }
+
+// URL is the node's web address followed by a path, "https://host:port/path".
+func (n *Node) URL(path string) string { return "https://" + n.HTTP + "/" + path }
+
+// Certificate is the file with the certificate of its HTTPS front.
+func (n *Node) Certificate() string { return filepath.Join(n.Data, "http", "cert.pem") }
 
 // Start starts the node and waits until it serves.
 func (n *Node) Start() error {

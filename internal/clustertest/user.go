@@ -5,10 +5,14 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -94,13 +98,18 @@ func (u *User) SSHConfig() string { return u.path("ssh_config") }
 
 // writeFiles writes all users' configuration anew.
 func (c *Cluster) writeFiles() error {
-	var hosts, known bytes.Buffer
+	var hosts, known, trusted bytes.Buffer
 	var nodes []config.Node
 	for _, n := range c.Nodes {
 		public, err := os.ReadFile(filepath.Join(n.Data, "device", "id_ed25519.pub"))
 		if err != nil {
 			return err
 		}
+		certificate, err := os.ReadFile(n.Certificate())
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		trusted.Write(certificate)
 		key := strings.Join(strings.Fields(string(public))[:2], " ")
 		nodes = append(nodes, config.Node{Name: n.Name, SSH: n.SSH, HostKey: key})
 		host, port, err := net.SplitHostPort(n.SSH)
@@ -109,6 +118,9 @@ func (c *Cluster) writeFiles() error {
 		}
 		fmt.Fprintf(&known, "%s %s\n", n.Name, key)
 		fmt.Fprintf(&hosts, "Host %s\n  HostName %s\n  Port %s\n  HostKeyAlias %s\n\n", n.Name, host, port, n.Name)
+	}
+	if err := os.WriteFile(c.Certificates(), trusted.Bytes(), 0o644); err != nil {
+		return err
 	}
 	for _, u := range c.users {
 		text := fmt.Sprintf("%sHost *\n  User git\n  IdentityFile %q\n  IdentitiesOnly yes\n  IdentityAgent none\n  BatchMode yes\n  UserKnownHostsFile %q\n  GlobalKnownHostsFile /dev/null\n  ConnectTimeout 10\n",
@@ -123,6 +135,30 @@ func (c *Cluster) writeFiles() error {
 		}
 	}
 	return nil
+}
+
+// Certificates is a file with the certificates of all nodes.
+func (c *Cluster) Certificates() string { return filepath.Join(c.dir, "certificates.pem") }
+
+// HTTPClient trusts the nodes. It speaks HTTP/2 where it can, and its requests end
+// within a minute.
+func (c *Cluster) HTTPClient(t testing.TB) *http.Client {
+	t.Helper()
+	pem, err := os.ReadFile(c.Certificates())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: time.Minute}
+}
+
+// Token makes an access token of the user.
+func (u *User) Token(t testing.TB, flags ...string) string {
+	t.Helper()
+	return u.Must(t, "", append([]string{"git-cluster", "user", "token", "create", u.Name}, flags...)...)
 }
 
 // Via returns the user with the helper pinned to a node.
@@ -154,7 +190,8 @@ func (u *User) Environment() []string {
 	env := append(bare(u.cluster),
 		"HOME="+u.path("home"),
 		config.EnvClient+"="+u.path("client.toml"),
-		"GIT_SSH_COMMAND=ssh -F "+u.path("ssh_config"),
+		"SSH_CONFIG="+u.path("ssh_config"), // for the ssh beside the programs
+		"GIT_SSL_CAINFO="+u.cluster.Certificates(),
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
 		"GIT_AUTHOR_NAME="+u.Name, "GIT_AUTHOR_EMAIL="+u.Name+"@example.org",
 		"GIT_COMMITTER_NAME="+u.Name, "GIT_COMMITTER_EMAIL="+u.Name+"@example.org",

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/BurntSushi/toml"
@@ -30,20 +32,30 @@ type Client struct {
 
 // A Cluster is how to reach one cluster.
 type Cluster struct {
-	User       string `toml:"user,omitempty"`        // SSH user; LoadClient sets "git" where there is none
+	User       string `toml:"user,omitempty"`        // SSH user; "" for what ssh_config(5) says, or else DefaultUser
 	Identity   string `toml:"identity,omitempty"`    // private key file; only this one is used
 	KnownHosts string `toml:"known-hosts,omitempty"` // instead of the user's and the system's files
-	Nodes      []Node `toml:"node"`                  // in order of preference
+	Region     string `toml:"region,omitempty"`      // where this machine is; nodes of that region are preferred
+	// SyncWait is how long to wait for the nearest replica's update before the
+	// others are asked for one that needs none; 0 for the client's default.
+	SyncWait time.Duration `toml:"sync-wait,omitzero"`
+	// Learn is false to use no nodes but these. The others are learned from them.
+	Learn *bool  `toml:"learn,omitempty"`
+	Nodes []Node `toml:"node"` // in order of preference
 }
+
+// Learns reports whether nodes that the file does not name are used.
+func (c *Cluster) Learns() bool { return c.Learn == nil || *c.Learn }
 
 // A Node is one server of a cluster.
 type Node struct {
 	Name    string `toml:"name"`
 	SSH     string `toml:"ssh"`                // host:port
 	HostKey string `toml:"host-key,omitempty"` // an authorized_keys line; only this key is accepted
+	Region  string `toml:"region,omitempty"`   // where it is, if the cluster's word for that is not to be taken
 }
 
-// DefaultUser is the SSH user where the configuration names none.
+// DefaultUser is the SSH user where nothing names one.
 const DefaultUser = "git"
 
 // ErrNoCluster: the configuration does not say which cluster is meant.
@@ -51,8 +63,9 @@ var ErrNoCluster = errors.New("no such cluster")
 
 // ClientPath returns the client's file: $GIT_CLUSTER_CONFIG if that is set,
 // else the first that exists of git-cluster/client.toml in $XDG_CONFIG_HOME or
-// ~/.config, in the platform's own place, and in /etc. Where none exists it is
-// the first of them, where a new file belongs.
+// ~/.config, in the platform's own place, and in /etc; on Windows the platform's
+// own place comes first. Where none exists it is the first of them, where a new
+// file belongs.
 func ClientPath() string {
 	if path := os.Getenv(EnvClient); path != "" {
 		return path
@@ -80,6 +93,9 @@ func clientPlaces() (places []string) {
 		if dir, err := os.UserConfigDir(); err == nil {
 			add(dir) // ~/Library/Application Support, %AppData%
 		}
+		if runtime.GOOS == "windows" {
+			slices.Reverse(places) // nobody looks for files in ~/.config there
+		}
 	}
 	if runtime.GOOS != "windows" || len(places) == 0 {
 		add("/etc")
@@ -95,17 +111,13 @@ func LoadClient(path string) (*Client, error) {
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			err = cluster.WithHint(fmt.Errorf("no client configuration: %w", err),
-				"write that file, or name another in $"+EnvClient+", or use an address that needs none: cluster://host/repo")
+				"write it with `git cluster use HOST`, or name another in $"+EnvClient+", or use an address that needs none: cluster://host/repo")
 		}
 		return nil, err
 	}
-	c := &Client{}
-	meta, err := toml.Decode(string(text), c)
+	c, err := decode(path, text)
 	if err != nil {
-		return nil, syntaxError(path, err)
-	}
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		return nil, at(path, text, unknown[0], anyTable, fmt.Errorf("unknown key %q", unknown[0].String()))
+		return nil, err
 	}
 	if err := c.check(path, text); err != nil {
 		return nil, err
@@ -115,14 +127,24 @@ func LoadClient(path string) (*Client, error) {
 		return nil, err
 	}
 	for name, k := range c.Clusters {
-		if k.User == "" {
-			k.User = DefaultUser
-		}
 		for key, file := range map[string]*string{"identity": &k.Identity, "known-hosts": &k.KnownHosts} {
 			if *file, err = resolve(dir, *file); err != nil {
 				return nil, at(path, text, []string{"cluster", name, key}, 0, err)
 			}
 		}
+	}
+	return c, nil
+}
+
+// decode reads a file as it is, whatever its values are.
+func decode(path string, text []byte) (*Client, error) {
+	c := &Client{}
+	meta, err := toml.Decode(string(text), c)
+	if err != nil {
+		return nil, syntaxError(path, err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return nil, at(path, text, unknown[0], anyTable, fmt.Errorf("unknown key %q", unknown[0].String()))
 	}
 	return c, nil
 }
@@ -185,6 +207,9 @@ func (c *Client) check(path string, text []byte) error {
 		if strings.HasPrefix(k.User, "-") || strings.ContainsFunc(k.User, unicode.IsControl) {
 			return bad(0, append(table, "user"), "bad user %q", k.User)
 		}
+		if k.SyncWait != 0 && (k.SyncWait < time.Millisecond || k.SyncWait > time.Hour) {
+			return bad(0, append(table, "sync-wait"), "bad sync-wait: use a time such as \"3s\", at most \"1h\"")
+		}
 		if len(k.Nodes) == 0 {
 			return bad(0, table, "cluster %q has no node: add a [[cluster.%s.node]] with name and ssh", name, name)
 		}
@@ -217,6 +242,12 @@ func (n Node) Addr() string {
 		return n.SSH
 	}
 	return addr
+}
+
+// HasPort reports whether the file names the port.
+func (n Node) HasPort() bool {
+	_, _, err := net.SplitHostPort(n.SSH)
+	return err == nil
 }
 
 // Key parses the host key; nil where there is none.

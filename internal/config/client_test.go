@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"gitcluster/internal/cluster"
 )
@@ -53,7 +54,7 @@ func TestLoadAndWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Client{Default: "demo", Clusters: map[string]*Cluster{
-		"demo": {User: "git", Identity: filepath.Join(filepath.Dir(path), "keys/id"), KnownHosts: "/home/u/known", Nodes: []Node{
+		"demo": {Identity: filepath.Join(filepath.Dir(path), "keys/id"), KnownHosts: "/home/u/known", Nodes: []Node{
 			{Name: "node1", SSH: "127.0.0.1:2201", HostKey: testKey + " comment"}, {Name: "node2", SSH: "[::1]"},
 		}},
 		"other": {User: "alice", Nodes: []Node{{Name: "x", SSH: "git.example.org"}}},
@@ -187,4 +188,42 @@ func FuzzLoadClient(f *testing.F) {
 			t.Fatalf("%q: written and loaded: %+v, %v", text, again, err)
 		}
 	})
+}
+
+func TestChoiceSettings(t *testing.T) {
+	const text = `[cluster.a]
+region = "eu"
+sync-wait = "1.5s"
+learn = false
+[[cluster.a.node]]
+name = "n"
+ssh = "h"
+region = "us"
+[cluster.b]
+[[cluster.b.node]]
+name = "n"
+ssh = "h"
+`
+	c, err := LoadClient(write(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := c.Clusters["a"], c.Clusters["b"]
+	if a.Region != "eu" || a.SyncWait != 1500*time.Millisecond || a.Learns() || a.Nodes[0].Region != "us" || b.SyncWait != 0 || !b.Learns() {
+		t.Errorf("%+v and %+v", a, b)
+	}
+	path := filepath.Join(t.TempDir(), "client.toml")
+	if err := c.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	again, err := LoadClient(path)
+	written, _ := os.ReadFile(path)
+	if err != nil || !reflect.DeepEqual(again, c) || strings.Count(string(written), "sync-wait") != 1 || strings.Count(string(written), "learn") != 1 {
+		t.Errorf("written and read again: %v\n%s", err, written)
+	}
+	for _, bad := range []string{`"3"`, `3`, `"-1s"`, `"2h"`, `"x"`} {
+		if _, err := LoadClient(write(t, strings.Replace(text, `"1.5s"`, bad, 1))); err == nil {
+			t.Errorf("sync-wait = %s is accepted", bad)
+		}
+	}
 }

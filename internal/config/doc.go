@@ -2,7 +2,7 @@
 // is the only package that knows their syntax, TOML.
 //
 // Entry points: [ClientPath] finds the client's file, [LoadClient] reads and
-// checks it, [Client.Write] writes one.
+// checks it, [Client.Write] writes one, [Add] extends one that a person wrote.
 //
 // It promises that what a Load function returns is complete and checked: an
 // unknown key, a missing one or a bad value is an error of one line that names

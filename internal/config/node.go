@@ -17,6 +17,7 @@ type Self struct {
 	ClusterID string             `toml:"cluster-id"`
 	Region    string             `toml:"region,omitempty"`
 	SSH       SelfSSH            `toml:"ssh"`
+	HTTP      *SelfHTTP          `toml:"http"` // nil: no HTTPS front
 	Journal   SelfJournal        `toml:"journal"`
 }
 
@@ -24,6 +25,16 @@ type Self struct {
 type SelfSSH struct {
 	Listen    string `toml:"listen"`              // host:port
 	Advertise string `toml:"advertise,omitempty"` // how others reach it, if not by Listen
+}
+
+// SelfHTTP is where the node's HTTPS front is, and what it shows.
+type SelfHTTP struct {
+	Listen    string `toml:"listen"`              // host:port
+	Advertise string `toml:"advertise,omitempty"` // how others reach it, if not by Listen
+	// Cert and Key are PEM files that the operator keeps; without them the node
+	// has a certificate of its own making.
+	Cert string `toml:"cert,omitempty"`
+	Key  string `toml:"key,omitempty"`
 }
 
 // SelfJournal is how the node reaches the journal: an etcd server that it
@@ -78,6 +89,17 @@ func (s *Self) SSHAddress() string {
 	return s.SSH.Listen
 }
 
+// HTTPAddress is how others reach the node's HTTPS front; "" if it has none.
+func (s *Self) HTTPAddress() string {
+	switch {
+	case s.HTTP == nil:
+		return ""
+	case s.HTTP.Advertise != "":
+		return s.HTTP.Advertise
+	}
+	return s.HTTP.Listen
+}
+
 func (s *Self) check() error {
 	if _, err := cluster.ParseDeviceName(string(s.Name)); err != nil {
 		return err
@@ -88,6 +110,10 @@ func (s *Self) check() error {
 		return fmt.Errorf("cluster-id is missing")
 	case s.SSH.Listen == "":
 		return fmt.Errorf("ssh.listen is missing")
+	case s.HTTP != nil && s.HTTP.Listen == "":
+		return fmt.Errorf("http.listen is missing")
+	case s.HTTP != nil && (s.HTTP.Cert == "") != (s.HTTP.Key == ""):
+		return fmt.Errorf("http.cert and http.key go together")
 	case embedded && external:
 		return fmt.Errorf("journal.peer and journal.endpoints exclude each other")
 	case embedded && s.Journal.Client == "":

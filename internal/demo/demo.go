@@ -39,6 +39,9 @@ type Options struct {
 // Repo is the repository that the demo makes.
 const Repo = "demo/hello"
 
+// user is the demo's user, an administrator.
+const user = "demo"
+
 // A demo is a running demonstration.
 type demo struct {
 	Options
@@ -92,7 +95,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.writeNodes(); err != nil {
 		return err
 	}
-	fmt.Fprintf(d.Out, "\nUse it:   . %s\n          git clone cluster::%s\nEnd it:   Ctrl-C\n", filepath.Join(d.Dir, "env.sh"), Repo)
+	fmt.Fprintf(d.Out, "\nUse it:   . %s\n          git clone cluster::%s\n          git clone https://%s/%s\nLook:     https://%s/ (sign in with the token in %s)\nEnd it:   Ctrl-C\n",
+		filepath.Join(d.Dir, "env.sh"), Repo, d.nodes[0].HTTP, Repo, d.nodes[0].HTTP, d.path("token"))
 	fmt.Fprintln(d.Out, "ready")
 	return d.wait(ctx)
 }
@@ -108,7 +112,7 @@ func (d *demo) setUp(ctx context.Context) error {
 			return err
 		}
 		if i == 0 {
-			err = d.do(ctx, nil, append([]string{d.self}, n.settings("init", "--cluster-name", "demo", "--admin", "demo", "--admin-key", d.path("identity.pub"))...)...)
+			err = d.do(ctx, nil, append([]string{d.self}, n.settings("init", "--cluster-name", "demo", "--admin", user, "--admin-key", d.path("identity.pub"))...)...)
 		} else {
 			var token string
 			if token, err = d.output(ctx, d.self, "token", "create", "--data", d.nodes[0].Data); err != nil {
@@ -127,7 +131,7 @@ func (d *demo) setUp(ctx context.Context) error {
 		if i == 0 {
 			verb = "made the cluster"
 		}
-		d.say("%s %s and serves ssh://%s", n.Name, verb, n.SSH)
+		d.say("%s %s and serves ssh://%s and https://%s", n.Name, verb, n.SSH, n.HTTP)
 	}
 	if err := d.awaitVoters(ctx); err != nil {
 		return err
@@ -136,7 +140,11 @@ func (d *demo) setUp(ctx context.Context) error {
 		return err
 	}
 	d.say("created the repository %s", Repo)
-	return d.writeFiles()
+	token, err := d.output(ctx, d.self, "user", "token", "create", user, "--data", d.nodes[0].Data)
+	if err != nil {
+		return err
+	}
+	return d.writeFiles(token)
 }
 
 // show is what a newcomer came to see.

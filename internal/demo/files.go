@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -53,8 +54,8 @@ func (d *demo) environment() []string {
 		"GIT_AUTHOR_NAME=Demo", "GIT_AUTHOR_EMAIL=demo@example.com", "GIT_COMMITTER_NAME=Demo", "GIT_COMMITTER_EMAIL=demo@example.com")
 }
 
-// writeFiles leaves what a script needs to use the cluster.
-func (d *demo) writeFiles() error {
+// writeFiles leaves what a script needs to use the cluster; token is the user's.
+func (d *demo) writeFiles(token string) error {
 	c := &config.Cluster{User: "git", Identity: d.path("identity")}
 	var sshConfig, known bytes.Buffer
 	for _, n := range d.nodes {
@@ -75,6 +76,11 @@ func (d *demo) writeFiles() error {
 		d.path("identity"), d.path("known_hosts"))
 	env := fmt.Sprintf("# Source this file to use the demo's cluster.\nexport PATH=%s:\"$PATH\"\nexport %s=%s\n",
 		shellQuote(filepath.Dir(d.self)), config.EnvClient, shellQuote(d.path("client.toml")))
+	web, err := d.writeWeb(token)
+	if err != nil {
+		return err
+	}
+	env += web
 	// Commits need a name, too; the person's own is left alone.
 	env += `if ! git config user.email >/dev/null 2>&1; then
 	export GIT_AUTHOR_NAME=Demo GIT_AUTHOR_EMAIL=demo@example.com
@@ -91,6 +97,33 @@ fi
 		return err
 	}
 	return d.writeNodes()
+}
+
+// writeWeb writes what Git needs for the nodes' HTTPS addresses, and returns the
+// lines of env.sh that tell it. They are for these addresses alone; the person's own
+// settings stay.
+func (d *demo) writeWeb(token string) (env string, err error) {
+	var passwords, trusted bytes.Buffer
+	var settings [][2]string
+	for _, n := range d.nodes {
+		certificate, err := os.ReadFile(filepath.Join(n.Data, "http", "cert.pem"))
+		if err != nil {
+			return "", err
+		}
+		trusted.Write(certificate)
+		fmt.Fprintf(&passwords, "https://%s:%s@%s\n", user, token, n.HTTP)
+		settings = append(settings,
+			[2]string{"http.https://" + n.HTTP + "/.sslCAInfo", d.path("certificates.pem")},
+			[2]string{"credential.https://" + n.HTTP + ".helper", "store --file=" + shellQuote(d.path("credentials"))})
+	}
+	env = fmt.Sprintf("export GIT_CONFIG_COUNT=%d\n", len(settings))
+	for i, s := range settings {
+		env += fmt.Sprintf("export GIT_CONFIG_KEY_%d=%s GIT_CONFIG_VALUE_%d=%s\n", i, shellQuote(s[0]), i, shellQuote(s[1]))
+	}
+	return env, errors.Join(
+		os.WriteFile(d.path("token"), []byte(token+"\n"), 0o600),
+		os.WriteFile(d.path("credentials"), passwords.Bytes(), 0o600),
+		os.WriteFile(d.path("certificates.pem"), trusted.Bytes(), 0o644))
 }
 
 // writeNodes writes nodes.json, which holds the process ids.

@@ -33,13 +33,13 @@ type nodeProcess struct {
 }
 
 func (d *demo) newNode(name string) (*nodeProcess, error) {
-	ports, err := freeport.Addrs(3)
+	ports, err := freeport.Addrs(4)
 	if err != nil {
 		return nil, err
 	}
 	data := d.path(name)
 	return &nodeProcess{
-		Name: name, SSH: ports[0], peer: ports[1], client: ports[2],
+		Name: name, SSH: ports[0], peer: ports[1], client: ports[2], HTTP: ports[3],
 		Data: data, Repositories: filepath.Join(data, "repositories"),
 		Command: []string{d.self, "serve", "--data", data},
 		log:     d.path(name + ".log"),
@@ -48,7 +48,7 @@ func (d *demo) newNode(name string) (*nodeProcess, error) {
 
 // settings are the arguments of init and join.
 func (n *nodeProcess) settings(args ...string) []string {
-	return append(args, "--data", n.Data, "--name", n.Name, "--ssh", n.SSH, "--journal-peer", n.peer, "--journal-client", n.client)
+	return append(args, "--data", n.Data, "--name", n.Name, "--ssh", n.SSH, "--http", n.HTTP, "--journal-peer", n.peer, "--journal-client", n.client)
 }
 
 // startNode starts the node's process and waits until it answers.

@@ -2,7 +2,9 @@
 // and an environment, from what the command is for. It runs nothing; package
 // gitexec does.
 //
-// Entry points: one function per purpose, such as [UploadPack] or [UpdateRef].
+// Entry points: one function per purpose, such as [UploadPack] or [UpdateRef];
+// a [Remote], of an address that [ParseRemote] accepted, builds those that speak to
+// another host.
 //
 // It promises that a command depends on its inputs alone: the configuration
 // comes from here through the environment and overrides the repository's own file,
@@ -28,6 +30,9 @@ type Command struct {
 	// Writes marks a command that changes a repository. Such a process holds
 	// the data directory's lock for as long as it lives.
 	Writes bool
+	// Foreground keeps the process among those of the terminal, since it may have to
+	// ask a person.
+	Foreground bool
 }
 
 // A Setting is one line of Git configuration.
@@ -38,6 +43,9 @@ type Push struct {
 	Hooks  string // directory that holds the hooks
 	Socket string // the node's socket, as the hooks dial it
 	Token  string // names the push to the node; useless outside it
+	// CertSeed, if not "", is what makes the nonce of this push unguessable, and lets
+	// the client sign the push with it.
+	CertSeed string
 }
 
 // UploadPack serves a fetch from the repository at dir. protocol is what the
@@ -55,6 +63,11 @@ func UploadArchive(dir string) Command {
 // command to the node; it changes no ref itself.
 func ReceivePack(dir, protocol string, push Push) Command {
 	settings := append(slices.Clone(receiving), Setting{"core.hooksPath", push.Hooks})
+	if push.CertSeed != "" {
+		settings = append(settings, Setting{"receive.certNonceSeed", push.CertSeed},
+			// Whose key it is the cluster knows; Git is only to check the signature.
+			Setting{"gpg.ssh.allowedSignersFile", os.DevNull})
+	}
 	c := serve(dir, "receive-pack", protocol, settings)
 	c.Env = append(c.Env, EnvSocket+"="+push.Socket, EnvPush+"="+push.Token)
 	c.Writes = true

@@ -3,8 +3,8 @@
 //
 // Entry points: a [Runner] starts a [gitcmd.Command] with Start, Run or Output.
 //
-// It promises that a process runs in its own group, that the whole group is
-// ended when its context ends, that it is always reaped, that on Linux it dies
+// It promises that a process runs in its own group, unless it needs the terminal,
+// that the whole group is ended when its context ends, that it is always reaped, that on Linux it dies
 // with the node, and that one which writes holds the data directory's lock.
 package gitexec
 
@@ -56,6 +56,7 @@ type Process struct {
 	cmd  *exec.Cmd
 	ctx  context.Context
 	tail *tail
+	end  func(p *os.Process, now bool) error
 	kill *time.Timer // set by the goroutine that cmd.Wait joins
 }
 
@@ -73,12 +74,16 @@ func (r *Runner) Start(ctx context.Context, c gitcmd.Command, s IO) (*Process, e
 	if p.cmd.Env == nil {
 		p.cmd.Env = []string{} // never the node's own environment
 	}
-	p.cmd.SysProcAttr = attributes()
+	p.cmd.SysProcAttr = attributes(c.Foreground)
+	p.end = endGroup
+	if c.Foreground {
+		p.end = endProcess
+	}
 	p.cmd.Cancel = func() error {
 		// Git removes its locks and quarantines on SIGTERM; one that does not
 		// listen is killed.
-		p.kill = time.AfterFunc(grace, func() { endGroup(p.cmd.Process, true) })
-		return endGroup(p.cmd.Process, false)
+		p.kill = time.AfterFunc(grace, func() { p.end(p.cmd.Process, true) })
+		return p.end(p.cmd.Process, false)
 	}
 	// No WaitDelay: it would also run when the process has ended by itself and a
 	// slow client still takes what is left in the pipe, and cut that off.
@@ -124,7 +129,7 @@ func (p *Process) Wait() error {
 		// A grandchild may be deaf to SIGTERM and hold no stream that Wait
 		// would have waited for.
 		p.kill.Stop()
-		endGroup(p.cmd.Process, true)
+		p.end(p.cmd.Process, true)
 	}
 	if err == nil {
 		return nil

@@ -7,10 +7,13 @@ import (
 	"syscall"
 )
 
-func endGroup(p *os.Process, now bool) error {
-	sig := syscall.SIGTERM
+func endGroup(p *os.Process, now bool) error { return syscall.Kill(-p.Pid, signal(now)) }
+
+func endProcess(p *os.Process, now bool) error { return p.Signal(signal(now)) }
+
+func signal(now bool) syscall.Signal {
 	if now {
-		sig = syscall.SIGKILL
+		return syscall.SIGKILL
 	}
-	return syscall.Kill(-p.Pid, sig)
+	return syscall.SIGTERM
 }

@@ -34,6 +34,7 @@ import (
 type Journal struct {
 	kv      clientv3.KV
 	watcher clientv3.Watcher
+	leases  clientv3.Lease
 	ids     sync.Map // cluster.RepoName → cluster.RepoID: guesses that Lookup verifies
 
 	// Observe, if set, is told how long each lookup and append took, and how it
@@ -49,7 +50,7 @@ func New(client *clientv3.Client) *Journal {
 // NewOver is New with the key-value calls going through kv, for tests that
 // lose answers.
 func NewOver(client *clientv3.Client, kv clientv3.KV) *Journal {
-	return &Journal{kv: boundedKV{kv}, watcher: client}
+	return &Journal{kv: boundedKV{kv}, watcher: client, leases: client}
 }
 
 // A Head is the newest position of a repository's journal, the point at which
@@ -80,6 +81,9 @@ const (
 	keyToken       = "/gc/token/"
 	keyAuthority   = "/gc/authority"
 	keyMember      = "/gc/member/"
+	keyCredential  = "/gc/credential/"
+	keyObserved    = "/gc/observed/"
+	keyObserving   = "/gc/observing/"
 )
 
 func entryKey(id cluster.RepoID, v cluster.Version) string {

@@ -91,6 +91,12 @@ func (j *Journal) ChangeRepo(ctx context.Context, id cluster.RepoID, change func
 	}
 }
 
+// Repo returns a repository's settings by its id.
+func (j *Journal) Repo(ctx context.Context, id cluster.RepoID) (cluster.Repo, error) {
+	repo, _, err := j.repoRecord(ctx, id)
+	return repo, err
+}
+
 // repoRecord returns the settings as they are now, with the revision at which
 // they were last changed.
 func (j *Journal) repoRecord(ctx context.Context, id cluster.RepoID) (repo cluster.Repo, rev int64, err error) {
@@ -114,7 +120,9 @@ func (j *Journal) DeleteRepo(ctx context.Context, repo cluster.Repo) error {
 		clientv3.OpDelete(keyJournal+string(repo.ID)+"/", clientv3.WithPrefix()),
 		clientv3.OpDelete(keyChunk+string(repo.ID)+"/", clientv3.WithPrefix()),
 		clientv3.OpDelete(keyReplica+string(repo.ID)+"/", clientv3.WithPrefix()),
+		clientv3.OpDelete(keyCredential+string(repo.ID)),
 		clientv3.OpDelete(keyLock+string(repo.ID)),
+		clientv3.OpDelete(keyObserved+string(repo.ID)),
 	).Commit()
 	if err != nil {
 		return unavailable(err)
@@ -135,6 +143,8 @@ func (j *Journal) DeleteIfEmpty(ctx context.Context, repo cluster.Repo, head Hea
 		clientv3.OpDelete(keyName+string(repo.Name)),
 		clientv3.OpDelete(keyRepo+string(repo.ID)),
 		clientv3.OpDelete(keyHead+string(repo.ID)),
+		clientv3.OpDelete(keyCredential+string(repo.ID)),
+		clientv3.OpDelete(keyObserved+string(repo.ID)),
 	).Commit()
 	if err != nil {
 		return false, unavailable(err)

@@ -36,7 +36,7 @@ type SessionRequest struct {
 type HookRequest struct {
 	Hook string            // "pre-receive" or "proc-receive"
 	Push string            // the token by which the node knows the push
-	Env  map[string]string // where the push's objects are, and its options
+	Env  map[string]string // where the push's objects are, its options, and its certificate
 }
 
 // The hooks that a node serves.
@@ -52,6 +52,10 @@ var hookEnv = map[string]bool{
 	"GIT_OBJECT_DIRECTORY":             true,
 	"GIT_ALTERNATE_OBJECT_DIRECTORIES": true,
 	"GIT_PUSH_OPTION_COUNT":            true,
+	"GIT_PUSH_CERT":                    true,
+	"GIT_PUSH_CERT_KEY":                true,
+	"GIT_PUSH_CERT_STATUS":             true,
+	"GIT_PUSH_CERT_NONCE_STATUS":       true,
 }
 
 const pushOption = "GIT_PUSH_OPTION_"

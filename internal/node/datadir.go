@@ -30,11 +30,13 @@ import (
 //	device/          its key
 //	incarnation      names this disk from its joining to its first start
 //	tls/             its credentials for the journal
+//	http/            the certificate of its HTTPS front, if it made one
 //	journal/         the embedded etcd server's data
 //	journal-servers  where the journal's voters were last seen
 //	repositories/    the replicas
 //	lost/            bundles made before something was given up as lost
 //	hooks/           what receive-pack calls
+//	observing/       what pulls of mirrors need while they run
 //	lock             held by the node and by every Git process that writes
 type dataDir string
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -19,6 +20,8 @@ type Settings struct {
 	Dir       string // the data directory to make
 	Region    string
 	SSH       string // host:port the SSH front listens on
+	HTTP      string // host:port the HTTPS front listens on; "" for none
+	Cert, Key string // its certificate and key; "" for one of its own making
 	Advertise string // host by which others reach this node, if not that of SSH
 	Peer      string // host:port of the embedded journal server for the others
 	Client    string // host:port of the embedded journal server for clients
@@ -71,7 +74,7 @@ func Init(ctx context.Context, s InitSettings) error {
 		if err != nil {
 			return err
 		}
-		if err := d.saveIdentity(self, []string{self.SSHAddress()}); err != nil {
+		if err := errors.Join(d.saveIdentity(self, addresses(self)), d.makeCertificate(self)); err != nil {
 			return err
 		}
 		request, private, err := journal.NewRequest(string(s.Name), hostOf(s.Peer), s.Advertise)
@@ -117,6 +120,12 @@ func (d dataDir) write(s Settings, name, id string) (*config.Self, error) {
 		}
 		self.SSH.Advertise = net.JoinHostPort(s.Advertise, port)
 	}
+	if s.HTTP != "" {
+		var err error
+		if self.HTTP, err = selfHTTP(s); err != nil {
+			return nil, err
+		}
+	}
 	if len(s.Endpoints) > 0 {
 		self.Journal = config.SelfJournal{Endpoints: s.Endpoints, TLS: s.TLS}
 	} else {
@@ -128,7 +137,7 @@ func (d dataDir) write(s Settings, name, id string) (*config.Self, error) {
 // device is the record of this node.
 func device(self *config.Self, k key) cluster.Device {
 	return cluster.Device{
-		Name: self.Name, PublicKey: k.public, Node: true, SSH: self.SSHAddress(), Region: self.Region,
+		Name: self.Name, PublicKey: k.public, Node: true, SSH: self.SSHAddress(), HTTP: self.HTTPAddress(), Region: self.Region,
 		Enabled: true, Trusted: true, Writable: true, Joined: time.Now().UTC(),
 	}
 }

@@ -50,6 +50,7 @@ type joinChallenge struct {
 type joinRequest struct {
 	Name    cluster.DeviceName `json:"name"`
 	SSH     string             `json:"ssh"`
+	HTTP    string             `json:"http,omitempty"`
 	Region  string             `json:"region,omitempty"`
 	Peer    string             `json:"peer,omitempty"`    // its journal server; empty: it wants none
 	Request []byte             `json:"request,omitempty"` // certificate request, PEM; none for a device that is no node
@@ -75,7 +76,7 @@ type joinReply struct {
 	Hint      string   `json:"hint,omitempty"`
 	Cluster   string   `json:"cluster"`
 	ClusterID string   `json:"cluster_id"`
-	Nodes     []string `json:"nodes"` // SSH addresses
+	Nodes     []string `json:"nodes"` // addresses
 	CA        []byte   `json:"ca"`
 	Cert      []byte   `json:"cert"`
 	Initial   string   `json:"initial,omitempty"`   // the journal's members; empty: be a client only
@@ -115,7 +116,10 @@ func Join(ctx context.Context, seed, token string, s Settings) error {
 		if err != nil {
 			return err
 		}
-		ask := joinRequest{Name: s.Name, SSH: self.SSHAddress(), Region: s.Region, Request: request, Disk: incarnation}
+		if err := d.makeCertificate(self); err != nil {
+			return err
+		}
+		ask := joinRequest{Name: s.Name, SSH: self.SSHAddress(), HTTP: self.HTTPAddress(), Region: s.Region, Request: request, Disk: incarnation}
 		if s.Peer != "" {
 			_, port, err := net.SplitHostPort(s.Peer)
 			if err != nil {
@@ -140,7 +144,7 @@ func Join(ctx context.Context, seed, token string, s Settings) error {
 			self.Journal.Initial, self.Journal.Servers = reply.Initial, reply.Servers
 		}
 		return errors.Join(
-			d.saveIdentity(self, append(reply.Nodes, self.SSHAddress())),
+			d.saveIdentity(self, append(reply.Nodes, addresses(self)...)),
 			(journal.Certificates{CA: reply.CA, Cert: reply.Cert, Key: private}).Save(d.path("tls")),
 			self.Write(d.config()))
 	})
@@ -317,6 +321,9 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 	reply = joinReply{Cluster: n.cluster.Name, ClusterID: n.cluster.ID}
 	for _, d := range n.rules.Snapshot().Nodes() {
 		reply.Nodes = append(reply.Nodes, d.SSH)
+		if d.HTTP != "" && hostOf(d.HTTP) != hostOf(d.SSH) {
+			reply.Nodes = append(reply.Nodes, d.HTTP)
+		}
 	}
 	device := cluster.Device{Name: ask.Name, PublicKey: publicLine(public), Region: ask.Region, Enabled: true, Trusted: true, Joined: time.Now().UTC()}
 	if ask.kind() == "device" {
@@ -324,7 +331,7 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 		n.log.Info("device admitted", "name", ask.Name, "error", err)
 		return reply, err
 	}
-	device.Node, device.New, device.SSH, device.Writable = true, true, ask.SSH, true
+	device.Node, device.New, device.SSH, device.HTTP, device.Writable = true, true, ask.SSH, ask.HTTP, true
 	data, err := n.journal.AuthorityKey(ctx)
 	if err != nil {
 		return reply, err

@@ -27,14 +27,17 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"gitcluster/internal/admin"
+	"gitcluster/internal/browse"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/engine"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
+	"gitcluster/internal/httpserver"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/localsocket"
 	"gitcluster/internal/metrics"
+	"gitcluster/internal/observe"
 	"gitcluster/internal/peer"
 	"gitcluster/internal/queue"
 	"gitcluster/internal/repository"
@@ -60,10 +63,14 @@ type Node struct {
 	engine  *engine.Engine
 	shell   *shell.Shell
 	service *service.Service
+	browser *browse.Browser
+	mirrors *observe.Observer
 	metrics *metrics.Metrics
 	turns   *queue.Queue
 	ssh     *sshserver.Server
 	sshLn   net.Listener
+	http    *httpserver.Server // nil: no HTTPS front
+	httpLn  net.Listener
 	localLn *net.UnixListener
 	closed  sync.Once
 }
@@ -119,6 +126,12 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	if n.sshLn, err = sshserver.Listen(n.self.SSH.Listen); err != nil {
 		return err
 	}
+	if n.self.HTTP != nil {
+		if n.httpLn, err = httpserver.Listen(n.self.HTTP.Listen); err != nil {
+			return err
+		}
+	}
+	n.advertiseHTTP(ctx)
 	n.localLn, err = localsocket.Listen(string(n.dir))
 	return err
 }
@@ -153,11 +166,21 @@ func (n *Node) compose(ctx context.Context, version string) error {
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
 		Hooks: n.dir.path("hooks"), Socket: socket, Turns: n.turns, Metrics: n.metrics, Log: n.log})
 	n.metrics.Watch(n.load)
+	n.browser = browse.New(runner)
+	if n.mirrors, err = observe.New(observe.Options{Device: name, Journal: n.journal, Engine: n.engine, Git: runner,
+		Dir: n.dir.path("observing"), Network: n.dir.network(os.Getenv), Log: n.log}); err != nil {
+		return err
+	}
 	n.shell = &shell.Shell{Cluster: n.cluster.ID, Device: name, Service: n.service, Engine: n.engine, Rules: n.rules.Snapshot, Log: n.log,
+		Conduit: n.newConduit(nil),
 		Admin: &admin.Server{Cluster: n.cluster, Device: name, Version: version, Journal: n.journal, Members: n.members,
-			Engine: n.engine, Service: n.service, Rules: n.rules, Nodes: nodes{n.peers}, Lost: n.dir.path("lost"), Log: n.log}}
+			Engine: n.engine, Service: n.service, Mirrors: n.mirrors, Rules: n.rules, Nodes: nodes{n.peers}, Lost: n.dir.path("lost"), Log: n.log}}
 	n.ssh, err = sshserver.New(sshserver.Options{HostKey: n.key.Signer, Authenticate: n.authenticate, Handler: n.shell,
 		JoinHandler: n.admitJoiner, Logger: n.log, Version: version})
+	if err != nil || n.self.HTTP == nil {
+		return err
+	}
+	n.http, err = n.composeHTTP()
 	return err
 }
 
@@ -190,11 +213,21 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 	}
 	start("directory", n.rules.follow)
 	start("engine", n.engine.Run)
+	observing, stopObserving := context.WithCancelCause(run)
+	observed := make(chan struct{})
+	start("mirrors", func(context.Context) error {
+		defer close(observed)
+		n.mirrors.Run(observing)
+		return nil
+	})
 	start("ssh", func(ctx context.Context) error { return n.ssh.Serve(ctx, n.sshLn) })
+	if n.http != nil {
+		start("http", func(ctx context.Context) error { return n.http.Serve(ctx, n.httpLn) })
+	}
 	local := &localsocket.Server{Sessions: n.shell, Hooks: n.service, Admit: n.admitSession, Logger: n.log}
 	start("local socket", func(ctx context.Context) error { return local.Serve(ctx, n.localLn) })
 	start("first start", n.takePart)
-	n.log.Info("serving", "ssh", n.sshLn.Addr().String(), "cluster", n.cluster.Name)
+	n.log.Info("serving", "ssh", n.sshLn.Addr().String(), "http", n.self.HTTPAddress(), "cluster", n.cluster.Name)
 	ready()
 	var err error
 	select {
@@ -208,16 +241,30 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 	case err = <-failed:
 		n.log.Error("stopping", "error", err)
 	}
+	// A pull is broken off at once: another node takes it up.
+	stopObserving(cluster.ErrStopping)
 	// New connections are refused; running commands get a while. The hooks'
 	// socket must outlive the pushes that need it.
 	grace, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
-	if stopErr := n.ssh.Shutdown(grace); stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) {
-		n.log.Warn("ssh shutdown", "error", stopErr)
+	var fronts sync.WaitGroup
+	fronts.Go(func() {
+		if stopErr := n.ssh.Shutdown(grace); stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) {
+			n.log.Warn("ssh shutdown", "error", stopErr)
+		}
+	})
+	if n.http != nil {
+		fronts.Go(func() {
+			if stopErr := n.http.Shutdown(grace); stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) {
+				n.log.Warn("http shutdown", "error", stopErr)
+			}
+		})
 	}
+	fronts.Wait()
 	if stopErr := local.Shutdown(grace); stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) {
 		n.log.Warn("local socket shutdown", "error", stopErr)
 	}
+	<-observed
 	n.engine.Close(grace)
 	stop(cluster.ErrStopping)
 	return err
@@ -277,6 +324,9 @@ func (n *Node) close() {
 	}
 	if n.sshLn != nil {
 		n.sshLn.Close()
+	}
+	if n.httpLn != nil {
+		n.httpLn.Close()
 	}
 	if n.engine != nil {
 		ended, cancel := context.WithCancel(context.Background())

@@ -1,17 +1,20 @@
 // Package replica decides which servers to ask for a repository, and in which
 // order.
 //
-// Entry point: [Candidates].
+// Entry points: [Find] gives the candidates for an address, best first;
+// [Candidate.Why] says what put one into its place.
 //
 // It promises to make no connection, to name every candidate by a name that is
-// unique in the list, and to let a host named in an address benefit from what the
-// configuration says of the node there, above all its host key.
+// unique in the list, to leave out none that might serve, and to let what the
+// configuration says of a node, above all its host key, win over anything that was
+// learned of it.
 package replica
 
 import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"gitcluster/internal/address"
 	"gitcluster/internal/cluster"
@@ -26,13 +29,29 @@ var ErrUnknownReplica = errors.New("no such replica")
 
 // A Candidate is a server to try, and how to log in to it.
 type Candidate struct {
-	Name       string
-	Addr       string // "host:port"
-	User       string
-	Identity   string // private key file, or ""
-	HostKey    string // an authorized_keys line, or ""
-	KnownHosts string // a known_hosts file, or ""
+	Name        string
+	Addr        string // "host:port"
+	User        string // "" where neither the address nor the configuration names one
+	DefaultPort bool   // the port is SSH's because nobody names one
+	Identity    string // private key file, or ""
+	HostKey     string // an authorized_keys line, or ""
+	KnownHosts  string // a known_hosts file, or ""
+
+	Region  string // where it is, if that is known
+	HTTP    string // "host:port" of its HTTPS front, if that is known
+	Cluster string // the id of the cluster that a learned node is of
+	// Origin names whom the user trusts for this candidate: what it says of its
+	// cluster's nodes may be kept under that name.
+	Origin string
+
+	Near       bool          // it is in the region of this machine
+	Answers    time.Duration // how long it takes to its first word; 0: not known
+	AvoidUntil time.Time     // it has failed, and is tried last until then
+	Pinned     bool
 }
+
+// Learned reports whether only another node has named it, and the user has not.
+func (c Candidate) Learned() bool { return c.Cluster != "" }
 
 // String is how messages name the candidate.
 func (c Candidate) String() string {
@@ -42,58 +61,86 @@ func (c Candidate) String() string {
 	return fmt.Sprintf("%s (%s)", c.Name, c.Addr)
 }
 
-// Candidates returns the servers to try for an address, best first: at least
-// one. conf may be nil for an address that names hosts. pin, if not "", is the
-// name of the only one to use.
-func Candidates(a address.Address, conf *config.Client, pin string) ([]Candidate, error) {
-	var all []Candidate
-	var err error
-	if a.Hosts != nil {
-		all = fromHosts(a, conf)
-	} else if all, err = fromConfig(a, conf); err != nil {
-		return nil, err
-	}
-	if pin != "" {
-		return pinned(all, pin)
-	}
-	return rank(all), nil
+// A Query is what to find replicas for, and what is known.
+type Query struct {
+	Address address.Address
+	Config  *config.Client // may be nil for an address that names hosts
+	Pin     string         // if not "", the name of the only candidate to use
+	// Services are servers that the DNS names for the address's host, best first.
+	Services []address.Host
+	// Nodes returns the nodes that were learned under an origin; may be nil.
+	Nodes func(origin string) (cluster.NodeList, bool)
+	// Measured returns how long a server takes to its first word, and until when it
+	// should be tried last; may be nil.
+	Measured func(addr string) (answers time.Duration, avoidUntil time.Time)
+	Now      time.Time
 }
 
-// rank puts the best candidate first. The order of the configuration or of the
-// address is what its author prefers.
-func rank(all []Candidate) []Candidate { return all }
-
-func fromConfig(a address.Address, conf *config.Client) (all []Candidate, err error) {
-	if conf == nil {
-		return nil, config.ErrNoCluster
-	}
-	_, k, err := conf.Find(a.Cluster)
-	if err != nil {
+// Find returns the servers to try for an address, best first: at least one.
+func Find(q Query) ([]Candidate, error) {
+	var all []Candidate
+	var err error
+	region := ""
+	if q.Address.Hosts != nil {
+		all = q.fromHosts()
+	} else if all, region, err = q.fromConfig(); err != nil {
 		return nil, err
 	}
-	for _, n := range k.Nodes {
-		all = append(all, candidate(k, n, a.User))
+	for i := range all {
+		c := &all[i]
+		c.Near = region != "" && c.Region == region
+		if q.Measured != nil {
+			c.Answers, c.AvoidUntil = q.Measured(c.Addr)
+		}
 	}
+	if q.Pin != "" {
+		return pinned(all, q.Pin)
+	}
+	rank(all, q.Address.Hosts != nil, q.Now)
 	return all, nil
 }
 
-func fromHosts(a address.Address, conf *config.Client) (all []Candidate) {
+func (q Query) fromConfig() (all []Candidate, region string, err error) {
+	if q.Config == nil {
+		return nil, "", config.ErrNoCluster
+	}
+	name, k, err := q.Config.Find(q.Address.Cluster)
+	if err != nil {
+		return nil, "", err
+	}
+	origin := configOrigin(name, k)
+	for _, n := range k.Nodes {
+		c := candidate(k, n, q.Address.User)
+		c.Origin = origin
+		all = append(all, c)
+	}
+	if k.Learns() {
+		all = q.learned(all, origin)
+	}
+	return all, k.Region, nil
+}
+
+func (q Query) fromHosts() (all []Candidate) {
 	seen := map[string]bool{}
-	for _, h := range a.Hosts {
+	hosts := q.Address.Hosts
+	if len(q.Services) > 0 {
+		hosts = q.Services
+	}
+	for _, h := range hosts {
 		addr := h.Dial()
 		if seen[addr] {
 			continue
 		}
 		seen[addr] = true
-		c := Candidate{Addr: addr, User: a.User}
-		if k, n, ok := configured(conf, addr); ok {
-			c = candidate(k, n, a.User)
+		c := Candidate{Addr: addr, User: q.Address.User, DefaultPort: h.Port == 0}
+		if k, n, ok := configured(q.Config, addr); ok {
+			c = candidate(k, n, q.Address.User)
 		}
-		c.Name = h.String()
-		if c.User == "" {
-			c.User = config.DefaultUser
-		}
+		c.Name, c.Origin = h.String(), "host "+addr
 		all = append(all, c)
+	}
+	for _, named := range all {
+		all = q.learned(all, named.Origin)
 	}
 	return all
 }
@@ -103,8 +150,8 @@ func candidate(k *config.Cluster, n config.Node, user string) Candidate {
 		user = k.User
 	}
 	return Candidate{
-		Name: n.Name, Addr: n.Addr(), User: user,
-		Identity: k.Identity, HostKey: n.HostKey, KnownHosts: k.KnownHosts,
+		Name: n.Name, Addr: n.Addr(), User: user, DefaultPort: !n.HasPort(),
+		Identity: k.Identity, HostKey: n.HostKey, KnownHosts: k.KnownHosts, Region: n.Region,
 	}
 }
 
@@ -132,6 +179,7 @@ func pinned(all []Candidate, pin string) ([]Candidate, error) {
 	var names []string
 	for _, c := range all {
 		if c.Name == pin || c.Addr == pin {
+			c.Pinned = true
 			return []Candidate{c}, nil
 		}
 		names = append(names, c.Name)

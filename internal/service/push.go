@@ -68,6 +68,9 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 			q.tell(fmt.Sprintf("Created the repository %q.", q.Repo))
 		}
 	}
+	if err == nil {
+		err = pushable(&at.Repo)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +96,17 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 		delete(s.pushes, token)
 		s.mu.Unlock()
 	}()
-	command := gitcmd.ReceivePack(view.Dir, q.Protocol, gitcmd.Push{Hooks: s.Hooks, Socket: s.Socket, Token: token})
-	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
+	hooks := gitcmd.Push{Hooks: s.Hooks, Socket: s.Socket, Token: token}
+	if !q.Stateless {
+		// Over HTTP the nonce would have to be known to whichever node gets the
+		// next request.
+		hooks.CertSeed = rand.Text()
+	}
+	command := gitcmd.ReceivePack(view.Dir, q.Protocol, hooks)
+	if q.Stateless {
+		command = gitcmd.StatelessReceivePack(view.Dir, hooks)
+	}
+	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: q.Stdin, Stdout: untilDone{ctx, q.Stdout}, Stderr: q.Stderr})
 	if created {
 		// If nothing came of it, it goes again. The condition on the head keeps
 		// what was pushed, by this client or another.
@@ -105,6 +117,30 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 		}
 	}
 	return p, err
+}
+
+// pushable refuses a push to a mirror before anything is uploaded: the next pull
+// would undo it.
+func pushable(repo *cluster.Repo) error {
+	if repo.Observe == nil {
+		return nil
+	}
+	return cluster.WithHint(fmt.Errorf("%q follows %s and takes no pushes: %w", repo.Name, repo.Observe.Remotes[0].URI, cluster.ErrDenied),
+		"push there; `git cluster pull "+string(repo.Name)+"` then brings it here at once")
+}
+
+// untilDone passes nothing on once the context has ended: whatever receive-pack
+// says while it is being ended could be an "ng" that is not true.
+type untilDone struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (u untilDone) Write(p []byte) (int, error) {
+	if err := context.Cause(u.ctx); err != nil {
+		return 0, err
+	}
+	return u.w.Write(p)
 }
 
 func (p *push) count() int {
@@ -187,6 +223,9 @@ func (s *Service) pushOf(token string) (found *push) {
 func (p *push) preReceive(ctx context.Context, q localsocket.HookRequest, stdin io.Reader) error {
 	updates, err := procreceive.ReadCommands(stdin)
 	if err != nil {
+		return err
+	}
+	if err := p.checkCertificate(q.Env); err != nil {
 		return err
 	}
 	quarantine := q.Env["GIT_QUARANTINE_PATH"]

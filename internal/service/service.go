@@ -80,15 +80,23 @@ type Request struct {
 	Protocol  string         // GIT_PROTOCOL as the client set it
 	Freshness cluster.Freshness
 	Format    cluster.ObjectFormat // of the pusher's repository, for one that the push creates
-	Stdin     io.Reader
-	Stdout    io.Writer
-	Stderr    io.Writer
-	Tell      func(string) // lines for the person who waits; may be nil
+	Stateless bool                 // one of the requests by which Git speaks over HTTP
+	// Await, if not nil, waits for what the client has to send before a Git process
+	// is worth its while. It is asked once the client is known to be allowed to read.
+	Await  func() error
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	Tell   func(string) // lines for the person who waits; may be nil
 }
 
 // UploadPack serves a fetch.
 func (s *Service) UploadPack(ctx context.Context, q Request) error {
-	return s.read(ctx, q, "upload-pack", func(dir string) gitcmd.Command { return gitcmd.UploadPack(dir, q.Protocol) })
+	command := gitcmd.UploadPack
+	if q.Stateless {
+		command = gitcmd.StatelessUploadPack
+	}
+	return s.read(ctx, q, "upload-pack", func(dir string) gitcmd.Command { return command(dir, q.Protocol) })
 }
 
 // UploadArchive serves `git archive --remote`.
@@ -114,6 +122,9 @@ func (s *Service) Read(ctx context.Context, q *Request, what string, do func(con
 	t := s.begin(q, what)
 	view, err := s.view(ctx, *q)
 	t.waited, t.version = view.Waited, view.Applied.Version
+	if err == nil && q.Await != nil {
+		err = q.Await()
+	}
 	if err == nil {
 		var leave func()
 		if leave, err = s.turn(ctx, *q); err == nil {
@@ -179,11 +190,28 @@ func (s *Service) Sync(ctx context.Context, id cluster.Identity, name cluster.Re
 	if errors.Is(err, cluster.ErrNotFound) && write && s.mayCreate(ctx, id, name) {
 		return Synced{}, s.Journal.NameClash(ctx, name)
 	}
+	if err == nil && write {
+		err = pushable(&at.Repo)
+	}
 	if err != nil {
 		return Synced{}, err
 	}
 	view, err := s.Engine.Sync(ctx, at, tell)
 	return Synced{Position: view.Applied, Waited: view.Waited}, err
+}
+
+// Current tells a reader the replica's position if that is the head, and waits for
+// nothing but the journal. [cluster.ErrBehind]: it is not.
+func (s *Service) Current(ctx context.Context, id cluster.Identity, name cluster.RepoName) (Synced, error) {
+	at, err := s.resolve(ctx, id, name, cluster.RoleRead, cluster.Current)
+	if err != nil {
+		return Synced{}, err
+	}
+	applied, err := s.Engine.Applied(at.Repo.ID)
+	if err == nil && !applied.Reached(at.Head.Position) {
+		err = fmt.Errorf("%w: it shows version %d of %d", cluster.ErrBehind, applied.Version, at.Head.Version)
+	}
+	return Synced{Position: applied}, err
 }
 
 // Create makes a repository for somebody who may.
@@ -237,24 +265,24 @@ func (s *Service) Resolve(ctx context.Context, id cluster.Identity, name cluster
 
 func (s *Service) resolve(ctx context.Context, id cluster.Identity, name cluster.RepoName, need cluster.Role, f cluster.Freshness) (engine.Resolved, error) {
 	at, err := s.Engine.Resolve(ctx, name, f)
-	switch {
-	case errors.Is(err, cluster.ErrNotFound):
-		return at, notFound(name)
-	case err != nil:
+	gone := errors.Is(err, cluster.ErrNotFound)
+	if err != nil && !gone {
 		return at, err
 	}
 	has := s.Directory.Snapshot().Role(id, &at.Repo)
-	if has < need && f == cluster.Current {
-		// The rules heard of may be older than a grant just made.
+	if has < need && f == cluster.Current && id != (cluster.Identity{}) {
+		// The rules heard of may be older than a grant just made. They are asked for
+		// where there is nothing, too: the time this takes would tell it from a
+		// private repository.
 		if rules, err := s.Directory.Refresh(ctx); err == nil {
 			has = rules.Role(id, &at.Repo)
 		}
 	}
 	switch {
+	case gone || has == cluster.RoleNone:
+		return at, notFound(name)
 	case has >= need:
 		return at, nil
-	case has == cluster.RoleNone:
-		return at, notFound(name)
 	}
 	return at, cluster.WithHint(fmt.Errorf("%s may %s %q but not %s it: %w", id, has, name, need, cluster.ErrDenied),
 		fmt.Sprintf("an administrator can allow it: git cluster grant %s %s %s", subject(id), need, name))
@@ -262,6 +290,9 @@ func (s *Service) resolve(ctx context.Context, id cluster.Identity, name cluster
 
 func (s *Service) mayCreate(ctx context.Context, id cluster.Identity, name cluster.RepoName) bool {
 	repo := &cluster.Repo{Name: name}
+	if id == (cluster.Identity{}) {
+		return false // whatever has been granted
+	}
 	if s.Directory.Snapshot().Role(id, repo) >= cluster.RoleAdmin {
 		return true
 	}

@@ -11,18 +11,16 @@ package shell
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"strings"
-	"sync"
-	"time"
 
 	"gitcluster/internal/access"
 	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/conduit"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/peer"
 	"gitcluster/internal/service"
@@ -35,6 +33,7 @@ type Shell struct {
 	Device  cluster.DeviceName
 	Service *service.Service
 	Admin   *admin.Server
+	Conduit *conduit.Conduit
 	Engine  Replicas
 	Rules   func() *access.Directory
 	Log     *slog.Logger
@@ -48,18 +47,20 @@ type Replicas interface {
 	peer.Committer
 }
 
-// SyncCommand makes the replica current without transferring anything.
-const SyncCommand = "cluster-sync"
-
 // AdminCommand takes one administrative request on standard input.
 const AdminCommand = admin.Command
+
+// ConduitCommand calls a method of the Conduit API.
+const ConduitCommand = "conduit"
 
 // commands lists what the welcome shows.
 var commands = []struct{ usage, what string }{
 	{"git-upload-pack REPO", "fetch"},
 	{"git-receive-pack REPO", "push"},
 	{"git-upload-archive REPO", "archive"},
-	{SyncCommand + " [--write] REPO", "bring this node's replica up to date"},
+	{SyncCommand + " REPO", "bring this node's replica up to date"},
+	{NodesCommand, "list the cluster's nodes"},
+	{ConduitCommand + " METHOD", "Phabricator's API: parameters as JSON on standard input"},
 	{AdminCommand, "administration: use `git cluster …`"},
 }
 
@@ -98,10 +99,17 @@ func (sh *Shell) ServeSession(ctx context.Context, s *session.Session) int {
 		return sh.git(ctx, s, id, name, args)
 	case SyncCommand:
 		return sh.sync(ctx, s, id, args)
+	case NodesCommand:
+		return sh.nodes(s, id, args)
 	case AdminCommand:
-		return sh.Admin.Serve(ctx, id, s.Stdin, s.Stdout)
+		return sh.Admin.Serve(ctx, id, s.Stdin, s.Stdout, s.Stderr)
 	case peer.CopyCommand, peer.CommitCommand:
 		return sh.store(ctx, s, id, name)
+	case ConduitCommand:
+		if len(args) != 1 {
+			return sh.fail(s, fmt.Errorf("usage: %s METHOD, with the parameters as JSON on standard input", ConduitCommand))
+		}
+		return sh.Conduit.ServeCommand(ctx, id, s, args[0])
 	case peer.PackCommand, peer.RefsCommand:
 		return sh.peer(ctx, s, id, name, args)
 	}
@@ -152,93 +160,6 @@ func (sh *Shell) git(ctx context.Context, s *session.Session, id cluster.Identit
 		return sh.fail(s, err)
 	}
 	return 0
-}
-
-// A syncReply is the one line that answers SyncCommand. Its form tells a client
-// that this is a node of a cluster.
-type syncReply struct {
-	Cluster string             `json:"cluster"`
-	Node    cluster.DeviceName `json:"node"`
-	Epoch   cluster.Epoch      `json:"epoch"`
-	Version cluster.Version    `json:"version"`
-	Waited  int64              `json:"waited_ms"`
-	Error   string             `json:"error,omitempty"`
-	Hint    string             `json:"hint,omitempty"`
-	Retry   bool               `json:"retry,omitempty"` // another node may do better
-}
-
-// aliveEvery is how often a client that waits hears that the node still works.
-const aliveEvery = 5 * time.Second
-
-func (sh *Shell) sync(ctx context.Context, s *session.Session, id cluster.Identity, args []string) int {
-	write := len(args) > 0 && args[0] == "--write"
-	if write {
-		args = args[1:]
-	}
-	reply := syncReply{Cluster: sh.Cluster, Node: sh.Device}
-	var err error
-	if len(args) != 1 {
-		err = fmt.Errorf("usage: %s [--write] REPOSITORY", SyncCommand)
-	} else {
-		var repo cluster.RepoName
-		if repo, err = cluster.ParseRepoName(args[0]); err == nil {
-			tell, stop := alive(ctx, s.Stderr)
-			var synced service.Synced
-			synced, err = sh.Service.Sync(ctx, id, repo, write, tell)
-			stop()
-			reply.Epoch, reply.Version, reply.Waited = synced.Position.Epoch, synced.Position.Version, synced.Waited.Milliseconds()
-		}
-	}
-	status := 0
-	if err != nil {
-		status = 1
-		reply.Error, reply.Hint, reply.Retry = err.Error(), cluster.Hint(err), retryable(err)
-	}
-	if err := json.NewEncoder(s.Stdout).Encode(reply); err != nil {
-		return 1
-	}
-	return status
-}
-
-// alive returns a function that tells lines to the waiting client, and repeats
-// the last one while nothing else happens, so that a slow synchronization differs
-// from a dead node.
-func alive(ctx context.Context, w io.Writer) (tell func(string), stop func()) {
-	var mu sync.Mutex
-	last := ""
-	say := func(line string) { fmt.Fprintf(w, "# %s\n", line) }
-	tell = func(line string) {
-		mu.Lock()
-		defer mu.Unlock()
-		last = line
-		say(line)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(aliveEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				mu.Lock()
-				if last == "" {
-					last = "Waiting for the journal…"
-				}
-				say(last)
-				mu.Unlock()
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return tell, func() { cancel(); <-ended }
-}
-
-func retryable(err error) bool {
-	return errors.Is(err, cluster.ErrUnavailable) || errors.Is(err, cluster.ErrNoReplica) || errors.Is(err, cluster.ErrFenced) ||
-		errors.Is(err, cluster.ErrBusy) || errors.Is(err, cluster.ErrDraining) || errors.Is(err, cluster.ErrStopping)
 }
 
 // peer serves another node's catch-up. Only nodes may ask: the objects and refs of

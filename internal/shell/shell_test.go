@@ -16,6 +16,7 @@ import (
 
 	"gitcluster/internal/access"
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/conduit"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/peer"
 	"gitcluster/internal/session"
@@ -109,7 +110,7 @@ func TestBadCommandLines(t *testing.T) {
 	sh, p := newShell(t)
 	for _, command := range []string{
 		"git-upload-pack", "git-upload-pack a b", "git-upload-pack --strict a", "git-upload-pack '../x'", "git-upload-pack 'a", "git-receive-pack ''",
-		"git-receive-pack '-x'", "git-upload-archive \"a\x00b\"", "git upload-pack", "@", "@alice", "@bad/name git-upload-pack x", "@alice @alice git-upload-pack x",
+		"git-receive-pack '-x'", "git-upload-archive \"a\x00b\"", "git upload-pack", "@", "@alice", "conduit", "conduit a b", "@bad/name git-upload-pack x", "@alice @alice git-upload-pack x",
 		peer.PackCommand, peer.PackCommand + " 0123456789abcdef", peer.PackCommand + " x y",
 	} {
 		status, stdout, stderr := serve(sh, cluster.Identity{User: "alice"}, here, command, "")
@@ -119,6 +120,24 @@ func TestBadCommandLines(t *testing.T) {
 	}
 	if p.asked > 0 {
 		t.Error("a user had a pack")
+	}
+}
+
+func TestConduit(t *testing.T) {
+	sh, _ := newShell(t)
+	sh.Conduit = conduit.New(conduit.Options{Device: "node1", Rules: sh.Rules, Log: sh.Log})
+	for _, c := range []struct {
+		command, stdin, want string
+		status               int
+	}{
+		{"conduit conduit.ping", "", `"result":"node1"`, 0},
+		{"conduit user.whoami", "{}", `"userName":"alice"`, 0},
+		{"conduit nix", "{}", `"error_code":"ERR-CONDUIT-CALL"`, 1},
+	} {
+		status, stdout, _ := serve(sh, cluster.Identity{User: "alice"}, here, c.command, c.stdin)
+		if status != c.status || !strings.Contains(stdout, c.want) || strings.Count(stdout, "\n") != 1 {
+			t.Errorf("%s: status %d, %s", c.command, status, stdout)
+		}
 	}
 }
 

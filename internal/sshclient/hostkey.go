@@ -1,93 +1,253 @@
 package sshclient
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/skeema/knownhosts"
 	"golang.org/x/crypto/ssh"
+	xknownhosts "golang.org/x/crypto/ssh/knownhosts"
 
 	"gitcluster/internal/cluster"
+)
+
+// How to meet a host key that is not known, as StrictHostKeyChecking has it.
+const (
+	StrictAsk       = "ask" // the default: a person decides
+	StrictYes       = "yes" // refuse it
+	StrictAcceptNew = "accept-new"
+	StrictNo        = "no" // here the same: a key that has changed is never accepted
 )
 
 // A hostCheck decides whether a server is the one it should be. It stops
 // whoever can redirect the connection from reading and changing what goes over
 // it.
 type hostCheck struct {
-	algorithms []string // what to ask the server for; nil for any
+	ctx        context.Context
+	o          Options
+	name       string   // "host:port" by which it is known
+	algorithms []string // what to ask the server for
 	refusal    error    // why check refused, as the library hides it in text
-	want       ssh.PublicKey
-	known      ssh.HostKeyCallback
-	knownFile  string // where a new key would be added
+	known      *knownHosts
+	proceed    func() error // called once, before anything that a person notices
+	// patience is called before a wait for a person, and what it returns after it.
+	patience func() func()
 }
 
-func newHostCheck(o Options) (*hostCheck, error) {
+func newHostCheck(ctx context.Context, o Options) (*hostCheck, error) {
+	h := &hostCheck{ctx: ctx, o: o, name: o.Addr, patience: func() func() { return func() {} }}
+	h.proceed = sync.OnceValue(func() error {
+		if o.Proceed == nil {
+			return nil
+		}
+		defer h.patience()()
+		return o.Proceed(ctx)
+	})
 	if o.HostKey != nil {
-		return &hostCheck{want: o.HostKey, algorithms: algorithmsOf(o.HostKey)}, nil
+		h.algorithms = algorithmsOf(o.HostKey)
+		return h, nil
 	}
-	files := o.KnownHosts
-	if len(files) == 0 {
-		if home, err := os.UserHomeDir(); err == nil {
-			files = append(files, filepath.Join(home, ".ssh", "known_hosts"))
-		}
-		files = append(files, "/etc/ssh/ssh_known_hosts")
+	if o.HostKeyAlias != "" {
+		h.name = net.JoinHostPort(strings.ToLower(o.HostKeyAlias), "22") // an alias has no port
 	}
-	h := &hostCheck{knownFile: files[0]}
-	var existing []string
-	for _, f := range files {
-		if _, err := os.Stat(f); err == nil {
-			existing = append(existing, f)
-		} else if !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("known hosts: %w", err)
-		}
+	var err error
+	if h.known, err = loadKnownHosts(o.KnownHosts, o.GlobalKnownHosts); err != nil {
+		return nil, err
 	}
-	db, err := knownhosts.NewDB(existing...)
+	allowed, err := choose(hostKeyAlgorithms, ssh.SupportedAlgorithms().HostKeys, o.Algorithms.HostKeys)
 	if err != nil {
-		return nil, cluster.WithHint(fmt.Errorf("known hosts: %w", err), "correct or remove that line")
+		return nil, err
 	}
-	h.known = db.HostKeyCallback()
-	// Ask for the kinds of key that are known: the server may have others,
-	// which would look like a change.
-	h.algorithms = db.HostKeyAlgorithms(o.Addr)
+	h.algorithms = h.ask(allowed)
 	return h, nil
 }
 
-func (h *hostCheck) check(addr string, remote net.Addr, key ssh.PublicKey) error {
-	h.refusal = h.judge(addr, remote, key)
+// hostKeyAlgorithms are asked for where nothing is known of a server. There is
+// no certificate among them: nothing says who may issue one.
+var hostKeyAlgorithms = []string{
+	ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
+}
+
+// ask chooses the kinds of key to ask the server for. It may have others than
+// the one that is known, which would look like a change.
+func (h *hostCheck) ask(allowed []string) []string {
+	known := without(h.known.db.HostKeyAlgorithms(h.name), weak)
+	if h.known.hasKey(h.name) {
+		if both := common(known, append(certificates(known), allowed...)); len(both) > 0 {
+			return both
+		}
+		return allowed
+	}
+	// Either nothing is known, or an authority whose certificate the server
+	// may lack, or a key under the name without its port.
+	if other := h.withoutPort(); other != "" {
+		known = append(known, without(h.known.db.HostKeyAlgorithms(other), weak)...)
+	}
+	known = common(known, append(certificates(known), allowed...))
+	return append(known, without(allowed, known)...)
+}
+
+// weak are signatures with SHA-1, and DSA.
+var weak = []string{ssh.KeyAlgoRSA, ssh.CertAlgoRSAv01, ssh.InsecureKeyAlgoDSA, ssh.InsecureCertAlgoDSAv01}
+
+func certificates(algorithms []string) (list []string) {
+	for _, a := range algorithms {
+		if strings.Contains(a, "-cert-v") {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// withoutPort is the name with SSH's own port, under which ssh looks too; "" if
+// it has that port.
+func (h *hostCheck) withoutPort() string {
+	host, port, err := net.SplitHostPort(h.name)
+	if err != nil || port == "22" {
+		return ""
+	}
+	return net.JoinHostPort(host, "22")
+}
+
+func (h *hostCheck) check(_ string, remote net.Addr, key ssh.PublicKey) error {
+	if h.o.HostKey != nil {
+		h.refusal = h.judgePinned(key)
+	} else {
+		h.refusal = h.judge(remote, key)
+	}
+	if h.refusal == nil {
+		h.refusal = h.proceed()
+	}
 	return h.refusal
 }
 
-func (h *hostCheck) judge(addr string, remote net.Addr, key ssh.PublicKey) error {
-	shown := fmt.Sprintf("%s %s", key.Type(), ssh.FingerprintSHA256(key))
-	if h.want != nil {
-		if string(key.Marshal()) == string(h.want.Marshal()) {
-			return nil
-		}
-		return cluster.WithHint(
-			fmt.Errorf("%w: the server has %s, the configuration %s", ErrHostKeyChanged, shown, ssh.FingerprintSHA256(h.want)),
-			"if the server's operator confirms the new key, put it into the configuration; else somebody may be listening in between")
+func (h *hostCheck) judgePinned(key ssh.PublicKey) error {
+	if sameKey(key, h.o.HostKey) {
+		return nil
 	}
-	err := h.known(addr, remote, key)
+	return cluster.WithHint(
+		fmt.Errorf("%w: the server has %s, the configuration %s", ErrHostKeyChanged, shownKey(key), ssh.FingerprintSHA256(h.o.HostKey)),
+		"if the server's operator confirms the new key, put it into the configuration; else somebody may be listening in between")
+}
+
+func (h *hostCheck) judge(remote net.Addr, key ssh.PublicKey) error {
+	check := h.known.db.HostKeyCallback()
+	err := check(h.name, remote, key)
+	var revoked *xknownhosts.RevokedError
+	var mismatch *xknownhosts.KeyError
 	switch {
 	case err == nil:
 		return nil
-	case knownhosts.IsHostKeyChanged(err):
+	case errors.As(err, &revoked):
 		return cluster.WithHint(
-			fmt.Errorf("%w: the server has %s, which is not the one in known_hosts", ErrHostKeyChanged, shown),
-			fmt.Sprintf("if the server's operator confirms the new key, forget the old one: ssh-keygen -f %s -R %s",
-				shellWord(h.knownFile), shellWord(knownhosts.Normalize(addr))))
-	case knownhosts.IsHostUnknown(err):
-		host, port, _ := net.SplitHostPort(addr)
-		return cluster.WithHint(
-			fmt.Errorf("%w: the server has %s", ErrHostKeyUnknown, shown),
-			fmt.Sprintf("if the server's operator confirms that key, add it: ssh-keyscan -t %s -p %s %s >>%s",
-				scanType(key), port, shellWord(host), shellWord(h.knownFile)))
+			fmt.Errorf("%w: the server has %s, and %s line %d revokes it", ErrHostKeyRevoked, shownKey(key), h.known.shown(revoked.Revoked.Filename), revoked.Revoked.Line),
+			askOperator)
+	case !errors.As(err, &mismatch) && strings.HasSuffix(err.Error(), "revoked"):
+		return cluster.WithHint(fmt.Errorf("%w: the server has a certificate for it, or from an authority, that is not to be used", ErrHostKeyRevoked), askOperator)
+	case !errors.As(err, &mismatch):
+		// A certificate that is not valid for this host, or not now.
+		return fmt.Errorf("%w: %s", ErrHostKeyUnknown, printable(strings.TrimPrefix(err.Error(), "ssh: ")))
+	case h.known.hasKey(h.name):
+		return h.changed(key, mismatch.Want)
 	}
-	return fmt.Errorf("host key: %w", err)
+	if other := h.withoutPort(); other != "" && h.o.HostKeyAlias == "" && check(other, remote, key) == nil {
+		return nil
+	}
+	return h.meet(remote, key)
+}
+
+const askOperator = "whoever holds that key is not to be trusted any more: ask the server's operator"
+
+// changed is the error for a server with another key than the one that is known.
+func (h *hostCheck) changed(key ssh.PublicKey, want []xknownhosts.KnownKey) error {
+	old := want[0]
+	for _, k := range want {
+		if k.Key.Type() == key.Type() && !h.known.isAuthority(k) {
+			old = k
+		}
+	}
+	file := h.known.shown(old.Filename)
+	return cluster.WithHint(
+		fmt.Errorf("%w: the server has %s, but %s line %d has %s; somebody may be listening in between",
+			ErrHostKeyChanged, shownKey(key), file, old.Line, shownKey(old.Key)),
+		fmt.Sprintf("if the server's operator confirms the new key, forget the old one: ssh-keygen -f %s -R %s",
+			shellWord(file), shellWord(knownhosts.Normalize(h.name))))
+}
+
+// meet decides about a key of which nothing is known.
+func (h *hostCheck) meet(remote net.Addr, key ssh.PublicKey) error {
+	switch h.o.StrictHostKeys {
+	case StrictAcceptNew, StrictNo:
+	case StrictYes:
+		return h.unknown(key)
+	default:
+		if err := h.proceed(); err != nil {
+			return err
+		}
+		if !h.confirmed(remote, key) {
+			if cause := context.Cause(h.ctx); cause != nil {
+				return cause
+			}
+			return h.unknown(key)
+		}
+	}
+	if file := h.known.writable; file != "" {
+		name := knownhosts.Normalize(h.name)
+		err := addKnownHost(file, name, h.o.HashKnownHosts, key)
+		switch {
+		case h.o.Say == nil:
+		case err != nil:
+			h.o.Say(fmt.Sprintf("the host key of %s is not remembered: %v", name, err))
+		default:
+			h.o.Say(fmt.Sprintf("added the host key of %s to %s: %s", name, file, shownKey(key)))
+		}
+	}
+	return nil
+}
+
+// confirmed asks a person.
+func (h *hostCheck) confirmed(remote net.Addr, key ssh.PublicKey) bool {
+	if h.o.Ask == nil {
+		return false
+	}
+	place := knownhosts.Normalize(h.name)
+	if ip := remote.String(); ip != h.o.Addr && !strings.HasPrefix(ip, "0.0.0.0:") {
+		place += " (" + ip + ")"
+	}
+	defer h.patience()()
+	answer, err := h.o.Ask(h.ctx, Question{Text: fmt.Sprintf(
+		"Nothing is known of the host %s.\n%s key fingerprint is %s.\nConnect to it and remember that key (yes/no/fingerprint)? ",
+		place, shortType(key), ssh.FingerprintSHA256(key))})
+	answer = strings.TrimSpace(answer)
+	return err == nil && (strings.EqualFold(answer, "yes") || answer == ssh.FingerprintSHA256(key))
+}
+
+func (h *hostCheck) unknown(key ssh.PublicKey) error {
+	host, port, _ := net.SplitHostPort(h.o.Addr)
+	file := h.known.writable
+	if file == "" {
+		file = filepath.Join("~", ".ssh", "known_hosts")
+	}
+	return cluster.WithHint(
+		fmt.Errorf("%w: the server has %s", ErrHostKeyUnknown, shownKey(key)),
+		fmt.Sprintf("if the server's operator confirms that key, add it: ssh-keyscan -t %s -p %s %s >>%s; or for a cluster: git cluster use %s",
+			strings.ToLower(shortType(key)), port, shellWord(host), shellWord(file), shellWord(h.o.Addr)))
+}
+
+// missing is the error for a server that has no key of the kinds asked for.
+func (h *hostCheck) missing(offered []string) error {
+	if h.o.HostKey == nil && !h.known.hasKey(h.name) {
+		return fmt.Errorf("%w: the server's host keys are of the kinds %s", ErrUnsupported, printable(strings.Join(offered, ", ")))
+	}
+	return cluster.WithHint(
+		fmt.Errorf("%w: the server has no key of the kind that is known of it (%s)", ErrHostKeyChanged, strings.Join(h.algorithms, ", ")),
+		"ask the server's operator for its host keys")
 }
 
 // algorithmsOf lists the signature algorithms a server may prove a key with.
@@ -98,24 +258,41 @@ func algorithmsOf(key ssh.PublicKey) []string {
 	return []string{key.Type()}
 }
 
-// scanType is what ssh-keyscan calls the kind of a key.
-func scanType(key ssh.PublicKey) string {
+func shownKey(key ssh.PublicKey) string {
+	return fmt.Sprintf("%s %s", key.Type(), ssh.FingerprintSHA256(key))
+}
+
+// shortType is what ssh's programs call the kind of a key.
+func shortType(key ssh.PublicKey) string {
 	switch t := key.Type(); {
 	case t == ssh.KeyAlgoRSA:
-		return "rsa"
+		return "RSA"
 	case strings.HasPrefix(t, "ecdsa-"):
-		return "ecdsa"
+		return "ECDSA"
 	}
-	return "ed25519"
+	return "ED25519"
 }
 
 // shellWord quotes a word that is shown for pasting into a shell.
 func shellWord(s string) string {
 	plain := func(r rune) bool {
-		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("/._-:@", r)
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("/._-:@~", r)
 	}
 	if strings.TrimFunc(s, plain) == "" {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func common(list, with []string) (both []string) {
+	for _, s := range list {
+		if slices.Contains(with, s) {
+			both = append(both, s)
+		}
+	}
+	return both
+}
+
+func without(list, gone []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(gone, s) })
 }

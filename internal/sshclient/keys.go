@@ -2,15 +2,10 @@ package sshclient
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
-	"time"
-	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -18,105 +13,174 @@ import (
 	"gitcluster/internal/cluster"
 )
 
-// agentTimeout bounds the listing of an agent's keys.
-const agentTimeout = 5 * time.Second
-
 // A keyring finds the keys to offer, when the server asks for them.
 type keyring struct {
 	ctx     context.Context
-	fixed   []ssh.Signer  // given by the caller, or from its file
-	wanted  ssh.PublicKey // of a file that only an agent can use
-	agent   net.Conn
+	o       Options
+	files   []*keyFile
+	certs   []*ssh.Certificate
+	agent   *agentConn // nil if there is none
+	list    []offer
+	listed  bool
 	offered int
-	skipped []string // why keys that exist are not offered
+	skipped []string // why keys that exist are of no use
+	foreign bool     // one of them is of a kind that ssh could use
+	retry   bool     // a key could not sign, and others are left
+	failed  bool     // a key could not sign
 	// patience is called before a signature that may need a person, and what it
 	// returns after it.
 	patience func() func()
 }
 
-// newKeyring reads the identity file, if one is given: a mistake there should
-// show at once and not only after a server has been reached.
+// An offer is a key, or a certificate for one.
+type offer struct {
+	ssh.Signer
+	of *key
+}
+
+// newKeyring reads the identity file, if one must be used: a mistake there
+// should show at once and not only after a server has been reached.
 func newKeyring(ctx context.Context, o Options) (*keyring, error) {
-	k := &keyring{ctx: ctx, fixed: o.Signers}
-	if len(o.Signers) > 0 || o.IdentityFile == "" {
-		return k, nil
-	}
-	signer, public, err := readKey(o.IdentityFile)
+	k := &keyring{ctx: ctx, o: o, patience: func() func() { return func() {} }}
 	switch {
-	case err == nil:
-		k.fixed = []ssh.Signer{signer}
-	case public != nil:
-		k.wanted = public
-		k.skipped = append(k.skipped, o.IdentityFile+" is encrypted and no agent holds it")
-	default:
-		return nil, cluster.WithHint(fmt.Errorf("%w: %w", ErrIdentity, err), "set \"identity\" to a private key file")
+	case len(o.Signers) > 0:
+		for _, s := range o.Signers {
+			k.list = append(k.list, offer{s, nil})
+		}
+		k.listed = true
+	case o.IdentityFile != "":
+		f, err := readKeyFile(o.IdentityFile)
+		if err != nil {
+			return nil, cluster.WithHint(fmt.Errorf("%w: %w", ErrIdentity, err), "set \"identity\" to a private key file")
+		}
+		k.o.IdentitiesOnly = true
+		k.files = []*keyFile{f}
 	}
 	return k, nil
 }
 
+// next is the library's question what to do after a way to log in has failed:
+// go on to the other keys if one that the server would have taken could not sign.
+func (k *keyring) next(c *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
+	if !k.retry || len(k.list) == 0 || !slices.Contains(c.AllowedMethods, "publickey") {
+		return nil, nil
+	}
+	k.retry = false
+	return ssh.PublicKeysCallback(k.signers), nil
+}
+
 // signers is the callback of the SSH library.
-func (k *keyring) signers() ([]ssh.Signer, error) {
-	list := k.fixed
-	if len(list) == 0 {
-		list = k.fromAgent()
-		if k.wanted == nil {
-			list = append(list, k.fromHome(list)...)
-		}
+func (k *keyring) signers() (signers []ssh.Signer, err error) {
+	if !k.listed {
+		k.find()
+		k.listed = true
 	}
-	k.offered = len(list)
-	return list, nil
+	k.offered = max(k.offered, len(k.list))
+	for _, o := range k.list {
+		signers = append(signers, o.Signer)
+	}
+	return signers, nil
 }
 
-func (k *keyring) fromAgent() (list []ssh.Signer) {
-	path := os.Getenv("SSH_AUTH_SOCK")
-	if path == "" {
-		return nil
+// find lists the keys in ssh's order: those of the agent that a file names, the
+// agent's others, and the files that the agent does not hold. Each has its
+// certificates before it.
+func (k *keyring) find() {
+	if k.o.IdentityFile == "" {
+		k.readFiles()
 	}
-	conn, err := net.DialTimeout("unix", path, agentTimeout)
-	if err != nil {
-		k.skipped = append(k.skipped, "the agent cannot be reached")
-		return nil
+	k.readCertificates()
+	var held []*key
+	if k.needsAgent() {
+		held = k.fromAgent()
 	}
-	k.agent = conn
-	stop := context.AfterFunc(k.ctx, func() { conn.Close() })
-	defer stop()
-	conn.SetDeadline(time.Now().Add(agentTimeout))
-	all, err := agent.NewClient(conn).Signers()
-	if err != nil {
-		k.skipped = append(k.skipped, "the agent does not answer")
-		return nil
-	}
-	for _, s := range all {
-		if k.wanted == nil || sameKey(s.PublicKey(), k.wanted) {
-			list = append(list, patientSigner{s, k})
+	for _, f := range k.files {
+		for _, h := range held {
+			if f.public != nil && sameKey(h.certified(), f.public) {
+				k.add(h)
+			}
 		}
 	}
-	return list
+	for _, h := range held {
+		if !k.o.IdentitiesOnly || slices.ContainsFunc(k.certs, func(c *ssh.Certificate) bool { return sameKey(c.Key, h.certified()) }) {
+			k.add(h)
+		}
+	}
+	for _, f := range k.files {
+		k.addFile(f)
+	}
 }
 
-// fromHome reads the keys that ssh(1) would, without those listed already.
-func (k *keyring) fromHome(have []ssh.Signer) (list []ssh.Signer) {
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return nil
+// needsAgent reports whether the agent may have what the files have not.
+func (k *keyring) needsAgent() bool {
+	if !k.o.IdentitiesOnly || slices.ContainsFunc(k.files, func(f *keyFile) bool { return f.signer == nil }) {
+		return true
 	}
-	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
-		path := filepath.Join(home, ".ssh", name)
-		signer, public, err := readKey(path)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-		case err == nil && !contains(have, signer.PublicKey()):
-			list = append(list, signer)
-		case err != nil && (public == nil || !contains(have, public)):
-			k.skipped = append(k.skipped, err.Error())
+	return slices.ContainsFunc(k.certs, func(c *ssh.Certificate) bool {
+		return !slices.ContainsFunc(k.files, func(f *keyFile) bool { return sameKey(f.public, c.Key) })
+	})
+}
+
+func (k *keyring) addFile(f *keyFile) {
+	switch {
+	case f.signer != nil:
+		k.add(&key{ring: k, public: f.public, signer: f.signer})
+	case f.public != nil && k.lists(f.public):
+		// An agent holds it.
+	case f.encrypted && k.o.Ask == nil:
+		k.skipped = append(k.skipped, f.path+" is encrypted and no agent holds it")
+	case f.encrypted:
+		key := &key{ring: k, public: f.public, file: f}
+		if key.public == nil { // an older format, which does not say
+			if err := key.unlock(); err != nil {
+				k.skipped = append(k.skipped, err.Error())
+				return
+			}
+		}
+		k.add(key)
+	default:
+		k.foreign = k.foreign || f.foreign
+		k.skipped = append(k.skipped, f.unusable)
+	}
+}
+
+// add lists a key behind its certificates, unless it is listed already.
+func (k *keyring) add(key *key) {
+	if k.lists(key.public) {
+		return
+	}
+	for _, c := range k.certs {
+		if !sameKey(c.Key, key.public) || k.lists(c) {
+			continue
+		}
+		if signer, err := ssh.NewCertSigner(c, key); err == nil {
+			k.list = append(k.list, offer{signer, key})
 		}
 	}
-	return list
+	k.list = append(k.list, offer{key, key})
+}
+
+func (k *keyring) lists(public ssh.PublicKey) bool {
+	return slices.ContainsFunc(k.list, func(o offer) bool { return sameKey(o.PublicKey(), public) })
+}
+
+// fail takes note that a key which the server accepts cannot sign. What stands
+// before it the server has refused.
+func (k *keyring) fail(failed *key, err error) {
+	k.failed = true
+	k.skipped = append(k.skipped, err.Error())
+	for i, o := range k.list {
+		if o.of == failed {
+			k.list = slices.DeleteFunc(slices.Clone(k.list[i:]), func(o offer) bool { return o.of == failed })
+			k.retry = true
+			return
+		}
+	}
 }
 
 func (k *keyring) close() {
 	if k.agent != nil {
-		k.agent.Close()
+		k.agent.close()
 	}
 }
 
@@ -134,107 +198,92 @@ func (k *keyring) refused(user string) error {
 	if len(k.skipped) > 0 {
 		why += " (" + strings.Join(k.skipped, "; ") + ")"
 	}
-	return cluster.WithHint(fmt.Errorf("%w %s", ErrAuth, why),
+	err := fmt.Errorf("%w %s", ErrAuth, why)
+	if k.foreign {
+		err = fmt.Errorf("%w; %w", err, ErrUnsupported)
+	}
+	return cluster.WithHint(err,
 		"give your public key to the cluster's operator; choose a key with \"identity\" in client.toml or with ssh-add")
 }
 
-// A patientSigner gives a person time to touch a key or to answer the agent's
-// question.
-type patientSigner struct {
-	ssh.Signer
-	keys *keyring
+// A key signs by itself, through an agent, or once its file is decrypted, which
+// asks for its passphrase only when the server has said that it would accept it.
+type key struct {
+	ring   *keyring
+	public ssh.PublicKey // may be a certificate that an agent holds
+	signer ssh.Signer    // nil for a file that is not decrypted yet
+	held   bool          // by an agent
+	file   *keyFile
 }
 
-func (s patientSigner) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
-	defer s.wait()()
-	return s.Signer.Sign(rand, data)
+func (k *key) PublicKey() ssh.PublicKey { return k.public }
+
+func (k *key) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return k.SignWithAlgorithm(rand, data, "")
 }
 
-func (s patientSigner) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
-	defer s.wait()()
-	if as, ok := s.Signer.(ssh.AlgorithmSigner); ok {
-		return as.SignWithAlgorithm(rand, data, algorithm)
-	}
-	return s.Signer.Sign(rand, data)
-}
-
-func (s patientSigner) wait() (done func()) {
-	stop := context.AfterFunc(s.keys.ctx, func() { s.keys.agent.Close() })
-	s.keys.agent.SetDeadline(time.Now().Add(signTimeout))
-	resume := s.keys.patience()
-	return func() {
-		resume()
-		stop()
-	}
-}
-
-// readKey reads a private key file. For an encrypted one it fails, but gives the
-// public key if that can be found.
-func readKey(path string) (ssh.Signer, ssh.PublicKey, error) {
-	text, err := os.ReadFile(path)
+func (k *key) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	signature, err := k.sign(rand, data, algorithm)
 	if err != nil {
-		return nil, nil, err
+		k.ring.fail(k, err)
 	}
-	signer, err := ssh.ParsePrivateKey(text)
+	return signature, err
+}
+
+func (k *key) sign(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	if k.signer == nil {
+		if err := k.unlock(); err != nil {
+			return nil, err
+		}
+	}
+	if k.held {
+		// The agent may ask a person, or wait for a touch.
+		defer k.ring.patience()()
+		defer k.ring.agent.within(personTimeout)()
+	}
+	var signature *ssh.Signature
+	var err error
+	if as, ok := k.signer.(ssh.AlgorithmSigner); ok && algorithm != "" {
+		signature, err = as.SignWithAlgorithm(rand, data, algorithm)
+	} else {
+		signature, err = k.signer.Sign(rand, data)
+	}
+	if err != nil && k.held {
+		err = fmt.Errorf("the agent does not sign with %s", ssh.FingerprintSHA256(k.public))
+	}
+	return signature, err
+}
+
+// certified is the key itself where an agent holds a certificate for it.
+func (k *key) certified() ssh.PublicKey {
+	if public, err := ssh.ParsePublicKey(k.public.Marshal()); err == nil {
+		if c, ok := public.(*ssh.Certificate); ok {
+			return c.Key
+		}
+	}
+	return k.public
+}
+
+// unlock asks for the passphrase of the key's file. A key for which that fails is
+// offered no more, so a person is asked once.
+func (k *key) unlock() error {
+	defer k.ring.patience()()
+	private, err := k.file.decrypt(k.ring.ctx, k.ring.o.Ask)
 	if err == nil {
-		return signer, signer.PublicKey(), nil
+		k.signer, err = ssh.NewSignerFromKey(private)
 	}
-	// A public key file names a key that an agent holds.
-	if public, _, _, _, perr := ssh.ParseAuthorizedKey(text); perr == nil {
-		return nil, public, fmt.Errorf("%s is a public key", path)
+	if err != nil {
+		return err
 	}
-	var locked *ssh.PassphraseMissingError
-	if !errors.As(err, &locked) {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	if k.public == nil {
+		k.public = k.signer.PublicKey()
 	}
-	public := locked.PublicKey
-	if public == nil { // the older file format
-		if text, err := os.ReadFile(path + ".pub"); err == nil {
-			public, _, _, _, _ = ssh.ParseAuthorizedKey(text)
-		}
+	if k.ring.o.AddToAgent && k.ring.agent != nil {
+		// Without success the passphrase is asked for again next time, no more.
+		defer k.ring.agent.within(agentTimeout)()
+		k.ring.agent.Add(agent.AddedKey{PrivateKey: private, Comment: k.file.path})
 	}
-	err = fmt.Errorf("%s is encrypted and no agent holds it", path)
-	return nil, public, err
-}
-
-// handshakeError says what went wrong between the TCP connection and the end of
-// authentication.
-func handshakeError(ctx context.Context, err error, host *hostCheck, keys *keyring, o Options, limit time.Duration) error {
-	switch {
-	case context.Cause(ctx) != nil:
-		return context.Cause(ctx)
-	case host.refusal != nil:
-		return host.refusal
-	case strings.Contains(err.Error(), "unable to authenticate"):
-		return keys.refused(o.User)
-	case isTimeout(err):
-		return fmt.Errorf("%w to the SSH handshake within %v", ErrTimeout, limit)
-	case errors.Is(err, io.EOF):
-		return fmt.Errorf("the server closed the connection in the SSH handshake: %w", err)
-	}
-	return err
-}
-
-func contains(list []ssh.Signer, key ssh.PublicKey) bool {
-	for _, s := range list {
-		if sameKey(s.PublicKey(), key) {
-			return true
-		}
-	}
-	return false
+	return nil
 }
 
 func sameKey(a, b ssh.PublicKey) bool { return string(a.Marshal()) == string(b.Marshal()) }
-
-// printable keeps a server's text from acting on the terminal.
-func printable(s string) string {
-	if len(s) > 200 {
-		s = s[:200]
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, s)
-}

@@ -6,22 +6,20 @@
 // It promises that no byte of a command is sent to a server whose host key was
 // not checked, that every stage of connecting is bounded in time, that the end
 // of a context ends what was started under it, and that no passphrase or key
-// leaves the process. It never asks a question: a key it cannot use without one
-// is skipped and named in the error.
+// leaves the process, except that a key goes to the agent if the caller says so.
+// It reads no ssh_config, and asks a person only through what the caller gives
+// it to ask with; a key that it cannot use is named in the error.
 package sshclient
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/cpu"
 )
 
 // Options is whom to connect to, as whom, and how sure to be of it.
@@ -30,15 +28,40 @@ type Options struct {
 	Network string // "tcp" (the default), "tcp4" or "tcp6"
 	User    string
 
+	// Via is a server to go through; it has to allow that.
+	Via *Options
+	// Before, if set, is called when the server is reached and nothing was sent
+	// yet. It may wait; an error ends Dial.
+	Before func(context.Context) error
+
 	// Exactly these keys are offered, if there are any; else the one of
-	// IdentityFile, if set; else those of the agent and of ~/.ssh.
+	// IdentityFile, if set, which must be there; else those of the agent and of
+	// IdentityFiles, where nil means the usual ones in ~/.ssh.
 	Signers      []ssh.Signer
 	IdentityFile string
 
-	// Only this host key is accepted, if set; else those in KnownHosts, if set;
-	// else those in the user's and the system's known_hosts files.
-	HostKey    ssh.PublicKey
-	KnownHosts []string
+	IdentityFiles    []string
+	CertificateFiles []string // besides those that lie beside the keys
+	IdentitiesOnly   bool     // of the agent's keys, only those that a file names
+	Agent            string   // its socket; "" for $SSH_AUTH_SOCK, or AgentNone
+	AddToAgent       bool     // give a key to the agent when a person has unlocked it
+
+	// Only this host key is accepted, if set; else those in the files, where nil
+	// means the user's and the system's usual ones. A key nobody knows is met as
+	// StrictHostKeys says ("" is StrictAsk), and goes to the first of KnownHosts.
+	HostKey          ssh.PublicKey
+	KnownHosts       []string
+	GlobalKnownHosts []string
+	HostKeyAlias     string // the name to look up instead of the address
+	StrictHostKeys   string
+	HashKnownHosts   bool
+
+	Algorithms Algorithms
+
+	// Ask asks a person, and fails if nobody is there; it may be called from
+	// several Dials at once. Nil is nobody. Say tells a person.
+	Ask func(context.Context, Question) (string, error)
+	Say func(line string)
 
 	ConnectTimeout   time.Duration // for TCP; 5 s if zero
 	HandshakeTimeout time.Duration // for key exchange and authentication; 10 s if zero
@@ -47,7 +70,28 @@ type Options struct {
 	// means never.
 	KeepAlive time.Duration
 	Version   string // the program's name and version, without spaces
+
+	// Connected, if set, is called when there is a TCP connection, with the time
+	// that took.
+	Connected func(took time.Duration)
+	// Heard, if set, is called when the server has said its first word, with the
+	// time since the start of Dial's connection.
+	Heard func(took time.Duration)
+	// Proceed, if set, is called when the server has proved that it holds its host
+	// key, before anything is asked of a person or an agent. It may wait; an error
+	// ends Dial. So several servers can be dialed at once and a key be touched for
+	// one of them only.
+	Proceed func(context.Context) error
 }
+
+// A Question is something that only a person can answer.
+type Question struct {
+	Text   string // as it is shown; it ends without a newline
+	Secret bool   // the answer must not be shown
+}
+
+// AgentNone as Options.Agent is no agent.
+const AgentNone = "none"
 
 var (
 	// ErrTimeout: the server did not answer in time.
@@ -61,6 +105,10 @@ var (
 	ErrHostKeyUnknown = errors.New("unknown host key")
 	// ErrHostKeyChanged: the server's host key is not the one that is known.
 	ErrHostKeyChanged = errors.New("host key has changed")
+	// ErrHostKeyRevoked: the server's host key is one that must not be used.
+	ErrHostKeyRevoked = errors.New("host key is revoked")
+	// ErrUnsupported: this client cannot do what is needed; ssh may.
+	ErrUnsupported = errors.New("not supported by the built-in SSH client")
 	// ErrRefused: the server does not run the command.
 	ErrRefused = errors.New("server refused the command")
 	// ErrNoStatus: the connection or the command's channel ended before its
@@ -71,8 +119,9 @@ var (
 const (
 	defaultConnect   = 5 * time.Second
 	defaultHandshake = 10 * time.Second
-	// signTimeout is for a person who has to touch a key or answer an agent.
-	signTimeout = 60 * time.Second
+	// personTimeout is for a person who has to touch a key or to answer. Servers
+	// wait as long.
+	personTimeout = 2 * time.Minute
 	// closeGrace is how long a server may take to confirm that a command was
 	// ended before the whole connection counts as dead.
 	closeGrace = 3 * time.Second
@@ -85,7 +134,7 @@ const (
 // goroutines.
 type Conn struct {
 	client *ssh.Client
-	raw    net.Conn
+	raw    *meter
 	done   chan struct{}
 	err    error // why it ended; read after done
 	close  func() error
@@ -94,7 +143,7 @@ type Conn struct {
 // Dial connects to a server, checks its host key and authenticates. The context
 // bounds Dial only, not the life of the connection.
 func Dial(ctx context.Context, o Options) (*Conn, error) {
-	host, err := newHostCheck(o)
+	host, err := newHostCheck(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -103,26 +152,42 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 		return nil, err
 	}
 	defer keys.close()
-
-	raw, err := connect(ctx, o)
+	algorithms, err := o.Algorithms.config()
 	if err != nil {
 		return nil, err
 	}
+
+	started := time.Now()
+	reached, err := connect(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	raw := &meter{Conn: reached}
+	if o.Heard != nil {
+		raw.first = func() { o.Heard(time.Since(started)) }
+	}
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
-
-	limit := orDefault(o.HandshakeTimeout, defaultHandshake)
-	raw.SetDeadline(time.Now().Add(limit))
-	keys.patience = func() func() {
-		raw.SetDeadline(time.Now().Add(signTimeout))
-		return func() { raw.SetDeadline(time.Now().Add(limit)) }
+	if o.Connected != nil {
+		o.Connected(time.Since(started))
 	}
+	if o.Before != nil {
+		if err := o.Before(ctx); err != nil {
+			raw.Close()
+			return nil, err
+		}
+	}
+
+	stage := newStage(orDefault(o.HandshakeTimeout, defaultHandshake), raw)
+	defer stage.end()
+	keys.patience, host.patience = stage.pause, stage.pause
 	conf := &ssh.ClientConfig{
 		User:              o.User,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeysCallback(keys.signers)},
+		AuthCallback:      keys.next,
 		HostKeyCallback:   host.check,
 		HostKeyAlgorithms: host.algorithms,
-		Config:            ssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers()},
+		Config:            algorithms,
 	}
 	if o.Version != "" {
 		conf.ClientVersion = "SSH-2.0-" + o.Version
@@ -130,13 +195,12 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 	sc, channels, requests, err := ssh.NewClientConn(raw, o.Addr, conf)
 	if err != nil {
 		raw.Close()
-		return nil, handshakeError(ctx, err, host, keys, o, limit)
+		return nil, handshakeError(ctx, err, host, keys, o, stage)
 	}
-	if !stop() {
+	if !stop() || !stage.end() {
 		raw.Close()
-		return nil, context.Cause(ctx)
+		return nil, handshakeError(ctx, ErrTimeout, host, keys, o, stage)
 	}
-	raw.SetDeadline(time.Time{})
 
 	c := &Conn{client: ssh.NewClient(sc, channels, requests), raw: raw, done: make(chan struct{})}
 	c.close = sync.OnceValue(c.raw.Close)
@@ -152,6 +216,10 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 
 // ServerVersion is the server's identification line, such as "SSH-2.0-OpenSSH_9.2".
 func (c *Conn) ServerVersion() string { return string(c.client.ServerVersion()) }
+
+// RoundTrips is how often so far an answer was waited for: each counts one, however
+// much was asked together. The TCP connection itself is the first.
+func (c *Conn) RoundTrips() int { return 1 + int(c.raw.trips.Load()) }
 
 // Done is closed when the connection has ended.
 func (c *Conn) Done() <-chan struct{} { return c.done }
@@ -194,6 +262,7 @@ func (c *Conn) keepAlive(interval time.Duration) {
 	defer tick.Stop()
 	answers := make(chan struct{}, 1)
 	pending, missed := false, 0
+	heard := c.raw.heard.Load()
 	for {
 		select {
 		case <-c.done:
@@ -202,6 +271,11 @@ func (c *Conn) keepAlive(interval time.Duration) {
 			pending, missed = false, 0
 		case <-tick.C:
 			if pending {
+				// The answer may wait behind a long pack on a slow line.
+				if now := c.raw.heard.Load(); now != heard {
+					heard, missed = now, 0
+					continue
+				}
 				if missed++; missed >= missedKeepAlives {
 					c.Close()
 					return
@@ -219,65 +293,22 @@ func (c *Conn) keepAlive(interval time.Duration) {
 	}
 }
 
-func connect(ctx context.Context, o Options) (net.Conn, error) {
-	limit := orDefault(o.ConnectTimeout, defaultConnect)
-	network := o.Network
-	if network == "" {
-		network = "tcp"
+// proceedFirst is check with proceed before it, at the first key exchange of a
+// connection. What proceed waits for is not the server's fault, so the time limit
+// starts anew after it.
+func proceedFirst(ctx context.Context, proceed func(context.Context) error, check ssh.HostKeyCallback, anew func()) ssh.HostKeyCallback {
+	if proceed == nil {
+		return check
 	}
-	dialer := net.Dialer{Timeout: limit}
-	conn, err := dialer.DialContext(ctx, network, o.Addr)
-	if err == nil {
-		return conn, nil
+	first := true
+	return func(addr string, remote net.Addr, key ssh.PublicKey) error {
+		if first {
+			first = false
+			if err := proceed(ctx); err != nil {
+				return err
+			}
+			anew()
+		}
+		return check(addr, remote, key)
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		return nil, cause
-	}
-	if isTimeout(err) {
-		return nil, fmt.Errorf("%w within %v", ErrTimeout, limit)
-	}
-	// "dial tcp ADDR: connect:" says nothing the caller does not say better.
-	if op := (*net.OpError)(nil); errors.As(err, &op) {
-		err = op.Err
-	}
-	if call := (*os.SyscallError)(nil); errors.As(err, &call) {
-		err = call.Err
-	}
-	return nil, err
-}
-
-func isTimeout(err error) bool {
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
-}
-
-func orDefault(d, otherwise time.Duration) time.Duration {
-	if d > 0 {
-		return d
-	}
-	return otherwise
-}
-
-// keyExchanges has X25519 first: it is the cheapest, and every command of a
-// user pays for one.
-var keyExchanges = []string{
-	ssh.KeyExchangeCurve25519,
-	ssh.KeyExchangeECDHP256,
-	ssh.KeyExchangeMLKEM768X25519,
-	ssh.KeyExchangeECDHP384,
-	ssh.KeyExchangeECDHP521,
-	ssh.KeyExchangeDH14SHA256,
-	ssh.KeyExchangeDH16SHA512,
-}
-
-// ciphers has AES-GCM first where the processor computes it, as it is then
-// several times as fast as anything else.
-func ciphers() []string {
-	aes := []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
-	rest := []string{ssh.CipherAES128CTR, ssh.CipherAES192CTR, ssh.CipherAES256CTR}
-	fast := cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL || cpu.S390X.HasAESGCM
-	if fast {
-		return append(append(aes, ssh.CipherChaCha20Poly1305), rest...)
-	}
-	return append(append([]string{ssh.CipherChaCha20Poly1305}, aes...), rest...)
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"gitcluster/internal/access"
 )
 
 // A conn is one client's connection.
@@ -32,7 +34,7 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	defer nc.Close()
 	remote := addrPort(nc.RemoteAddr())
 	log := s.log.With("remote", remote.String())
-	from := sourceOf(remote.Addr())
+	from := access.Source(remote.Addr())
 	if full := s.admit.enter(from); full != "" {
 		log.Warn("connection closed: too many", "limit", full)
 		return

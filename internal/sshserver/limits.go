@@ -113,18 +113,3 @@ func (a *admission) leaveJoin() {
 	defer a.mu.Unlock()
 	a.joining--
 }
-
-// sourceOf is the network that one stranger is taken to control: the address,
-// or an IPv6 /64.
-func sourceOf(addr netip.Addr) netip.Prefix {
-	addr = addr.Unmap().WithZone("")
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64
-	}
-	p, err := addr.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{} // not an IP address: all of these together
-	}
-	return p
-}

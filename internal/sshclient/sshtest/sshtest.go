@@ -70,6 +70,9 @@ type Options struct {
 	MaxSessions int                       // per connection at one time; 0 for any number
 	Accept      ssh.Signer                // the client key; a new one if nil
 	Host        ssh.Signer                // the host key; a new one if nil
+	// Authorize decides about a key instead of Accept, certificates included.
+	Authorize func(user string, key ssh.PublicKey) bool
+	Forward   bool // it connects clients to other servers
 }
 
 // Start starts a server that ends with the test.
@@ -163,11 +166,15 @@ func (s *Server) serve(conn net.Conn) {
 	context.AfterFunc(ctx, func() { conn.Close() })
 	conf := &ssh.ServerConfig{
 		ServerVersion: "SSH-2.0-sshtest",
-		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			if string(key.Marshal()) == string(s.Accept.PublicKey().Marshal()) {
-				return nil, nil
+		PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			ok := string(key.Marshal()) == string(s.Accept.PublicKey().Marshal())
+			if s.opts.Authorize != nil {
+				ok = s.opts.Authorize(c.User(), key)
 			}
-			return nil, fmt.Errorf("another key")
+			if !ok {
+				return nil, fmt.Errorf("another key")
+			}
+			return nil, nil
 		},
 	}
 	conf.AddHostKey(s.Host)
@@ -181,6 +188,10 @@ func (s *Server) serve(conn net.Conn) {
 	go ssh.DiscardRequests(requests)
 	open := make(chan struct{}, 1000)
 	for nc := range channels {
+		if nc.ChannelType() == "direct-tcpip" && s.opts.Forward {
+			s.wait.Go(func() { s.forward(ctx, nc) })
+			continue
+		}
 		if nc.ChannelType() != "session" || s.opts.MaxSessions > 0 && len(open) >= s.opts.MaxSessions {
 			nc.Reject(ssh.ResourceShortage, "no more sessions")
 			continue
@@ -195,6 +206,37 @@ func (s *Server) serve(conn net.Conn) {
 			<-open
 		})
 	}
+}
+
+// forward connects a client to another server.
+func (s *Server) forward(ctx context.Context, nc ssh.NewChannel) {
+	var to struct {
+		Host string
+		Port uint32
+		Rest []byte `ssh:"rest"`
+	}
+	if ssh.Unmarshal(nc.ExtraData(), &to) != nil {
+		nc.Reject(ssh.ConnectionFailed, "bad request")
+		return
+	}
+	conn, err := net.Dial("tcp", net.JoinHostPort(to.Host, fmt.Sprint(to.Port)))
+	if err != nil {
+		nc.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	defer conn.Close()
+	ch, requests, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	defer ch.Close()
+	go ssh.DiscardRequests(requests)
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	go func() {
+		io.Copy(conn, ch)
+		conn.Close()
+	}()
+	io.Copy(ch, conn)
 }
 
 func (s *Server) session(ctx context.Context, session *Session, requests <-chan *ssh.Request) {

@@ -1,0 +1,380 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gitcluster/internal/client"
+	"gitcluster/internal/clustertest"
+	"gitcluster/internal/config"
+)
+
+// A place is a user's machine from which the nodes are at different distances.
+type place struct {
+	*clustertest.User
+	t        testing.TB
+	dir      string
+	home     string // of the cache
+	links    map[string]*link
+	wait     time.Duration // sync-wait
+	nodes    []config.Node
+	clusters *clustertest.Cluster
+	wrap     []string // before every command
+}
+
+// newPlace puts links before the nodes of a cluster, in the order given: the
+// first one is the first of the configuration.
+func newPlace(t testing.TB, c *clustertest.Cluster, hosts []string, delays ...time.Duration) *place {
+	t.Helper()
+	p := &place{t: t, dir: t.TempDir(), links: map[string]*link{}, clusters: c}
+	for i, delay := range delays {
+		n := c.Nodes[i]
+		host := "127.0.0.1"
+		if hosts != nil {
+			host = hosts[i]
+		}
+		p.links[n.Name] = newLink(t, host, n.SSH, delay)
+		p.nodes = append(p.nodes, config.Node{Name: n.Name, SSH: p.links[n.Name].addr, HostKey: hostKey(t, n)})
+	}
+	p.newCache("")
+	p.configure()
+	return p
+}
+
+func hostKey(t testing.TB, n *clustertest.Node) string {
+	t.Helper()
+	line, err := os.ReadFile(filepath.Join(n.Data, "device", "id_ed25519.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(strings.Fields(string(line))[:2], " ")
+}
+
+func (p *place) configure() {
+	p.t.Helper()
+	learn := false // the nodes' own addresses are no links
+	identity := strings.TrimSuffix(p.clusters.Admin.PublicKey(), ".pub")
+	k := &config.Cluster{User: "git", Identity: identity, Nodes: p.nodes, SyncWait: p.wait, Learn: &learn}
+	conf := &config.Client{Clusters: map[string]*config.Cluster{"test": k}}
+	if err := conf.Write(filepath.Join(p.dir, "client.toml")); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// newCache begins with what another cache has, or with nothing.
+func (p *place) newCache(from string) {
+	p.t.Helper()
+	dir, err := os.MkdirTemp(p.dir, "cache")
+	if err == nil && from != "" {
+		err = os.CopyFS(dir, os.DirFS(from))
+	}
+	if err == nil && from != "" {
+		// As CopyFS made it, it could be another's.
+		err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			return os.Chmod(path, 0o600)
+		})
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.home = dir
+	p.User = p.clusters.Admin.With("GIT_SSH_COMMAND=", config.EnvClient+"="+filepath.Join(p.dir, "client.toml"), "XDG_CACHE_HOME="+dir)
+}
+
+// git runs Git and says which node has served.
+func (p *place) git(dir string, args ...string) (r clustertest.Result, served, trace string) {
+	p.t.Helper()
+	f, err := os.CreateTemp(p.dir, "trace")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	f.Close()
+	r = p.With(client.EnvTrace+"="+f.Name()).Run(dir, append(append([]string{}, p.wrap...), append([]string{"git"}, args...)...)...)
+	text, err := os.ReadFile(f.Name())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(\S+) \(\S+\): git-\S+ has begun to answer`).FindAllStringSubmatch(string(text), -1) {
+		served = m[1]
+	}
+	return r, served, string(text)
+}
+
+// A breakage is what happens to the near node, and how that is undone.
+type breakage struct {
+	does string
+	do   func(t *testing.T, p *place, near *clustertest.Node) (undo func())
+	says string // pattern on standard error; "": silence
+}
+
+// after breaks the link to the near node after so many bytes.
+func after(bytes int64, cut bool) func(*testing.T, *place, *clustertest.Node) func() {
+	return func(_ *testing.T, p *place, near *clustertest.Node) func() {
+		l := p.links[near.Name]
+		l.cut.Store(cut)
+		l.limit.Store(bytes)
+		return func() { l.limit.Store(-1) }
+	}
+}
+
+var breakages = []breakage{
+	{"nothing", func(*testing.T, *place, *clustertest.Node) func() { return func() {} }, ""},
+	{"refused", func(t *testing.T, p *place, near *clustertest.Node) func() {
+		p.links[near.Name].close()
+		return func() { p.links[near.Name].reopen(t) }
+	}, `connection refused; trying node2$`},
+	{"black-holed", func(t *testing.T, p *place, near *clustertest.Node) func() { return p.links[near.Name].hole(t) },
+		`no answer for \d+ms; using node2$|no answer for [\d.]+s; using node2$`},
+	{"paused", func(t *testing.T, _ *place, near *clustertest.Node) func() {
+		if err := near.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		return func() { near.Resume() }
+	}, `no answer for [\d.]+m?s; using node2$`},
+	{"killed", func(t *testing.T, _ *place, near *clustertest.Node) func() {
+		near.Kill()
+		return func() {
+			if err := near.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}, `; trying node2$`},
+	// What the server sends first is its version, some 30 bytes; about a kilobyte
+	// more is its half of the key exchange; the login follows, and at 2000 to 2500 bytes the
+	// synchronization.
+	{"killed after its first word", after(20, true), `closed the connection in the SSH handshake.*; trying node2$`},
+	{"killed in the key exchange", after(600, true), `; trying node2$`},
+	{"stalls after its first word", after(20, false), `no answer for [\d.]+m?s; using node2$`},
+	{"stalls in the key exchange", after(600, false), `no answer for [\d.]+m?s; using node2$`},
+}
+
+// TestChoice has three nodes at different distances. The near one is chosen,
+// and whatever happens to it, another serves in time and the user is told.
+func TestChoice(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, 3)
+	work := newWork(t, c.Admin)
+	c.Admin.Commit(t, work, "f", "one")
+	c.Admin.Git(t, work, "push", "-q", "cluster::choice/a", "main")
+	t.Run("proxies", func(t *testing.T) {
+		testChoice(t, c, newPlace(t, c, nil, 120*time.Millisecond, 40*time.Millisecond, time.Millisecond))
+	})
+	t.Run("namespaces", func(t *testing.T) {
+		wrap, hosts := newNamespace(t, 120*time.Millisecond, 40*time.Millisecond, time.Millisecond)
+		p := newPlace(t, c, hosts, 0, 0, 0)
+		p.wrap = wrap
+		testChoice(t, c, p)
+	})
+}
+
+func testChoice(t *testing.T, c *clustertest.Cluster, p *place) {
+	near := c.Nodes[2]
+	// Nothing is known at first but the order of the configuration; the first
+	// command learns.
+	if r, _, trace := p.git("", "ls-remote", "cluster::choice/a"); r.Err() != nil {
+		t.Fatalf("%v\n%s", r.Err(), trace)
+	}
+	warm := p.home
+	for _, b := range breakages {
+		t.Run(b.does, func(t *testing.T) {
+			p := *p
+			p.t = t
+			p.newCache(warm)
+			defer b.do(t, &p, near)()
+			r, served, trace := p.git("", "ls-remote", "cluster::choice/a")
+			if r.Err() != nil || r.Took > 5*time.Second || !strings.Contains(r.Stdout, "refs/heads/main") {
+				t.Fatalf("after %v: %v\n%s", r.Took, r.Err(), trace)
+			}
+			t.Logf("%v, served by %s: %s", r.Took.Round(time.Millisecond), served, r.Stderr)
+			if b.says == "" {
+				if served != near.Name || r.Stderr != "" {
+					t.Errorf("%s served, and said %q; want %s, silently\n%s", served, r.Stderr, near.Name, trace)
+				}
+				return
+			}
+			if served != "node2" || strings.Count(r.Stderr, "\n") != 1 || !regexp.MustCompile(`^git-remote-cluster: node3 .*`+b.says).MatchString(strings.TrimSuffix(r.Stderr, "\n")) {
+				t.Errorf("%s served, and said %q, want %q\n%s", served, r.Stderr, b.says, trace)
+			}
+			// The next command knows, and costs nothing.
+			if r, served, trace := p.git("", "ls-remote", "cluster::choice/a"); r.Err() != nil || served != "node2" || r.Stderr != "" {
+				t.Errorf("the next command: %v, %s served, said %q\n%s", r.Err(), served, r.Stderr, trace)
+			}
+		})
+	}
+	// Wherever in the conversation the near node falls silent or dies.
+	for _, cut := range []bool{true, false} {
+		for _, bytes := range []int64{0, 1000, 1400, 1800, 2200, 2600, 3000} {
+			t.Run(fmt.Sprintf("%d bytes, cut %v", bytes, cut), func(t *testing.T) {
+				p := *p
+				p.t = t
+				p.newCache(warm)
+				defer after(bytes, cut)(t, &p, near)()
+				r, served, trace := p.git("", "ls-remote", "cluster::choice/a")
+				t.Logf("%v, served by %s: %s", r.Took.Round(time.Millisecond), served, r.Stderr)
+				if r.Err() != nil && strings.Contains(trace, near.Name) && served == near.Name {
+					return // it had begun to answer: too late for another
+				}
+				if r.Err() != nil || r.Took > 5*time.Second {
+					t.Errorf("after %v: %v\n%s", r.Took, r.Err(), trace)
+				}
+			})
+		}
+	}
+}
+
+// TestLongSync has the near node behind by something that takes a while to get.
+func TestLongSync(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, 3)
+	p := newPlace(t, c, nil, 0, 20*time.Millisecond, 40*time.Millisecond)
+	near := c.Nodes[0]
+	work := newWork(t, c.Admin)
+	c.Admin.Commit(t, work, "f", "one")
+	c.Admin.Git(t, work, "push", "-q", "cluster::choice/long", "main")
+	p.git("", "ls-remote", "cluster::choice/long") // learns the distances
+	warm := p.home
+	for i, tc := range []struct {
+		does   string
+		wait   time.Duration
+		during func(trace string) error // called when the near node has been logged in to
+		says   string
+	}{
+		{"nothing", 0, nil, ""},
+		{"too long", 50 * time.Millisecond, nil, `not up to date within 50ms; using node[23]$`},
+		{"paused during sync", 0, func(string) error { return near.Pause() }, `no answer for [\d.]+s; using node[23]$`},
+		{"killed during sync", 0, func(string) error { near.Kill(); return nil }, `cluster-sync: connection lost; trying node[23]$`},
+	} {
+		t.Run(tc.does, func(t *testing.T) {
+			p := *p
+			p.t, p.wait = t, tc.wait
+			p.newCache(warm)
+			p.configure()
+			if err := near.Pause(); err != nil {
+				t.Fatal(err)
+			}
+			grow(t, c, work, i)
+			c.Admin.Via("node2").Git(t, work, "push", "-q", "cluster::choice/long", "main")
+			head := c.Admin.Git(t, work, "rev-parse", "main")
+			if err := near.Resume(); err != nil {
+				t.Fatal(err)
+			}
+			trace := filepath.Join(t.TempDir(), "trace")
+			if err := os.WriteFile(trace, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var broken sync.WaitGroup
+			if tc.during != nil {
+				broken.Go(func() {
+					clustertest.Await(t, 20*time.Second, func() string {
+						text, _ := os.ReadFile(trace)
+						if strings.Contains(string(text), "logged in") {
+							return ""
+						}
+						return "not logged in: " + string(text)
+					})
+					if err := tc.during(trace); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			r := p.With(client.EnvTrace+"="+trace).Run("", "git", "ls-remote", "cluster::choice/long", "main")
+			broken.Wait()
+			text, _ := os.ReadFile(trace)
+			t.Logf("%v: %s", r.Took.Round(time.Millisecond), r.Stderr)
+			if r.Err() != nil || !strings.HasPrefix(r.Stdout, head) || r.Took > 5*time.Second && tc.says != "" {
+				t.Errorf("after %v: %v, %q; want %s\n%s", r.Took, r.Err(), r.Stdout, head, text)
+			}
+			if !strings.Contains(r.Stderr, "# Synchronizing from") && tc.during == nil {
+				t.Errorf("the user was not told of the synchronization: %q\n%s", r.Stderr, text)
+			}
+			if tc.says != "" && !regexp.MustCompile(`(?m)^git-remote-cluster: node1 .*(`+tc.says+`)`).MatchString(r.Stderr) {
+				t.Errorf("it said %q, want %q\n%s", r.Stderr, tc.says, text)
+			}
+			near.Resume()
+			if !near.Running() {
+				if err := near.Start(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// grow commits something that takes a node a second or so to get.
+func grow(t *testing.T, c *clustertest.Cluster, work string, seed int) {
+	t.Helper()
+	data := make([]byte, 32<<20)
+	x := uint64(seed + 1)
+	for i := range data {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		data[i] = byte(x)
+	}
+	if err := os.WriteFile(filepath.Join(work, "big"), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.Admin.Git(t, work, "-c", "core.compression=0", "add", "big")
+	c.Admin.Git(t, work, "-c", "core.compression=0", "commit", "-q", "-m", "big")
+}
+
+// TestRoundTrips counts the sequential round trips of a fetch that brings nothing,
+// by what they cost over a slow link, beside those of OpenSSH.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	c := sharedCluster(t)
+	u := addUser(t, "trips", "--admin")
+	n := c.Nodes[0]
+	work := newWork(t, u)
+	u.Commit(t, work, "f", "one")
+	u.Via(n.Name).With("GIT_SSH_COMMAND=").Git(t, work, "push", "-q", "cluster::trips/a", "main")
+	slow := []time.Duration{20 * time.Millisecond, 110 * time.Millisecond}
+	took := map[string][]time.Duration{}
+	for _, delay := range slow {
+		p := newPlace(t, c, nil, delay)
+		host, port, _ := strings.Cut(p.links[n.Name].addr, ":")
+		with := map[string][]string{
+			"git-remote-cluster": {"cluster::trips/a"},
+			"ssh":                {"ssh://git@" + host + ":" + port + "/trips/a"},
+		}
+		identity := strings.TrimSuffix(c.Admin.PublicKey(), ".pub")
+		ssh := p.With("GIT_SSH_COMMAND=ssh -F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o IdentitiesOnly=yes -o IdentityAgent=none -i " + identity)
+		for name, url := range with {
+			user := p.User
+			if name == "ssh" {
+				user = ssh
+			}
+			least := time.Duration(0)
+			for i := range 4 {
+				r := user.Run(work, "git", "fetch", "-q", url[0], "main")
+				if err := r.Err(); err != nil {
+					t.Fatal(err)
+				}
+				if i == 0 {
+					continue // it learns
+				}
+				if least == 0 || r.Took < least {
+					least = r.Took
+				}
+			}
+			took[name] = append(took[name], least)
+		}
+	}
+	trips := func(name string) float64 {
+		return float64(took[name][1]-took[name][0]) / float64(2*(slow[1]-slow[0]))
+	}
+	ours, theirs := trips("git-remote-cluster"), trips("ssh")
+	t.Logf("round trips of a fetch that brings nothing: git-remote-cluster %.2f, ssh %.2f (the TCP connection itself is free here)", ours, theirs)
+	if ours > theirs+0.5 { // a busy machine adds to both
+		t.Errorf("git-remote-cluster needs %.2f round trips, ssh %.2f (%v)", ours, theirs, took)
+	}
+}

@@ -1,0 +1,183 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"gitcluster/internal/admin"
+	"gitcluster/internal/client"
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/replica"
+	"gitcluster/internal/sshclient/sshtest"
+)
+
+// A world is servers that say what a test wants of them, and who looks at them.
+type world struct {
+	t    *testing.T
+	all  []replica.Candidate
+	user ssh.Signer
+	key  string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("GIT_CLUSTER_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+	w := &world{t: t}
+	w.key, w.user = sshtest.NewKeyFile(t, t.TempDir(), "id", "")
+	return w
+}
+
+// node starts a server that answers cluster-nodes with what change leaves.
+func (w *world) node(name string, change func(*client.Nodes)) {
+	w.t.Helper()
+	s := sshtest.Start(w.t, sshtest.Options{Accept: w.user, Handler: func(_ context.Context, s *sshtest.Session) int {
+		if strings.HasPrefix(s.Command, "cluster-sync") {
+			fmt.Fprintf(s.Stdout, `{"cluster":"c1","node":%q,"version":4,"error":"%v: it shows version 3 of 4","retry":true}`+"\n", name, cluster.ErrBehind)
+			return 1
+		}
+		n := client.Nodes{NodeList: cluster.NodeList{Cluster: "c1"}, Name: "main", Node: cluster.DeviceName(name), Version: "1", Time: time.Now()}
+		for _, c := range w.all {
+			n.Nodes = append(n.Nodes, cluster.NodeAddress{Name: cluster.DeviceName(c.Name), SSH: c.Addr})
+		}
+		if change != nil {
+			change(&n)
+		}
+		json.NewEncoder(s.Stdout).Encode(n)
+		return 0
+	}})
+	w.all = append(w.all, replica.Candidate{Name: name, Addr: s.Addr, User: "git", Identity: w.key, HostKey: string(ssh.MarshalAuthorizedKey(s.Host.PublicKey()))})
+}
+
+// examine returns the findings as lines, and whether nothing failed.
+func (w *world) examine(d *Doctor) (string, bool) {
+	d.Getenv, d.Environ, d.Version = os.Getenv, os.Environ(), "1"
+	d.Clusters = []string{"main"}
+	d.Client = os.ErrNotExist
+	d.Candidates = func(context.Context, string) ([]replica.Candidate, error) { return w.all, nil }
+	var b strings.Builder
+	failed := false
+	d.report = func(f Finding) {
+		failed = failed || f.Level == Fail
+		fmt.Fprintf(&b, "%s %s: %s → %s\n", f.Level, f.Check, f.Found, f.Do)
+		if (f.Level == OK) != (f.Do == "") {
+			w.t.Errorf("a finding that says what to do must need it: %+v", f)
+		}
+	}
+	d.cluster(w.t.Context(), "main")
+	if failed != d.failed {
+		w.t.Errorf("failed is %v, and the findings are\n%s", d.failed, b.String())
+	}
+	return b.String(), !failed
+}
+
+func TestNodes(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*client.Nodes)
+		device bool
+		repo   string
+		well   bool
+		want   string
+	}{
+		"all is well":           {nil, false, "", true, "ok node n2"},
+		"a clock that is ahead": {func(n *client.Nodes) { n.Time = n.Time.Add(time.Hour) }, false, "", true, "warn node n2: its clock is 1h0m0s ahead of"},
+		"a clock a bit behind":  {func(n *client.Nodes) { n.Time = n.Time.Add(-10 * time.Second) }, false, "", true, "ok node n2"},
+		"another version":       {func(n *client.Nodes) { n.Version = "2" }, false, "", true, "warn node n2: answers in"},
+		"another cluster":       {func(n *client.Nodes) { n.Cluster = "c2" }, false, "", false, "fail cluster main: node n2 is of the cluster c2, and n1 of c1"},
+		"text for a terminal":   {func(n *client.Nodes) { n.Version = "\x1b[2J" }, false, "", true, "it is version  [2J"},
+		"no node":               {func(n *client.Nodes) { n.Cluster = "" }, false, "", false, "fail node n2: not a node of a cluster"},
+		"behind":                {nil, false, "team/x", true, "warn node n2: team/x: replica is behind"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.node("n1", nil)
+			w.node("n2", c.change)
+			got, well := w.examine(&Doctor{Repository: c.repo})
+			if c.repo != "" {
+				c.want = strings.Replace(c.want, "replica is behind", cluster.ErrBehind.Error(), 1)
+			}
+			if well != c.well || !strings.Contains(got, c.want) || strings.Contains(got, "\x1b") {
+				t.Errorf("well %v, want %v, and %q in\n%s", well, c.well, c.want, got)
+			}
+		})
+	}
+}
+
+func TestNodesThatAreGone(t *testing.T) {
+	w := newWorld(t)
+	w.node("n1", func(n *client.Nodes) { n.Nodes = n.Nodes[:1] }) // it knows itself alone
+	w.all = append(w.all, replica.Candidate{Name: "n2", Addr: "127.0.0.1:1", User: "git", Identity: w.key, HostKey: w.all[0].HostKey})
+	got, well := w.examine(&Doctor{})
+	for _, want := range []string{"fail node n2: ", "connection refused", "warn cluster main: n2 is none of its enabled nodes"} {
+		if well || !strings.Contains(got, want) {
+			t.Errorf("%q is missing in\n%s", want, got)
+		}
+	}
+}
+
+func TestNode(t *testing.T) {
+	data := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(data, "device"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(data, "device", "id_ed25519")
+	if err := os.WriteFile(key, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := admin.Status{Node: "n1", Version: "1", Trusted: []string{"127.0.0.0/8"}, Nodes: []admin.NodeStatus{{Name: "n1", SSH: "127.0.0.1:2222", Enabled: true, Up: true}}}
+	for name, c := range map[string]struct {
+		prepare func(*admin.Status)
+		mode    os.FileMode // of the data directory
+		key     os.FileMode
+		err     error
+		well    bool
+		want    string
+	}{
+		"all is well":      {nil, 0o700, 0o600, nil, true, "ok this node: n1 runs"},
+		"it does not run":  {nil, 0o700, 0o600, errors.New("no node runs"), false, "fail this node: no node runs → start it"},
+		"open directory":   {nil, 0o777, 0o600, nil, false, "fail data directory: "},
+		"open key":         {nil, 0o700, 0o644, nil, false, "chmod 600 " + key},
+		"no journal":       {func(st *admin.Status) { st.Problem = "no majority" }, 0o700, 0o600, nil, false, "fail journal: no majority"},
+		"a node is down":   {func(st *admin.Status) { st.Nodes[0].Up = false }, 0o700, 0o600, nil, true, "warn journal: not up: n1"},
+		"a strange place":  {func(st *admin.Status) { st.Nodes[0].SSH = "192.0.2.1:22" }, 0o700, 0o600, nil, true, "warn trusted networks: node n1 is at 192.0.2.1"},
+		"an older program": {func(st *admin.Status) { st.Version = "0" }, 0o700, 0o600, nil, true, "warn this node: it runs version 0"},
+		"a fenced replica": {func(st *admin.Status) {
+			st.Behind = []admin.RepoView{{Repo: cluster.Repo{Name: "x"}, Replicas: []admin.ReplicaView{{Device: "n1", Fenced: "other refs"}}}}
+		}, 0o700, 0o600, nil, false, "fail replica: x on n1 is fenced: other refs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := good
+			st.Nodes = append([]admin.NodeStatus{}, good.Nodes...)
+			if c.prepare != nil {
+				c.prepare(&st)
+			}
+			if err := errors.Join(os.Chmod(data, c.mode), os.Chmod(key, c.key)); err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			d := &Doctor{Version: "1", Data: data, Status: func(context.Context) (admin.Status, error) { return st, c.err }}
+			d.report = func(f Finding) { fmt.Fprintf(&b, "%s %s: %s → %s\n", f.Level, f.Check, f.Found, f.Do) }
+			d.node(t.Context())
+			if d.failed == c.well || !strings.Contains(b.String(), c.want) {
+				t.Errorf("failed %v, and %q should be in\n%s", d.failed, c.want, b.String())
+			}
+		})
+	}
+}
+
+func TestAtLeast(t *testing.T) {
+	for version, want := range map[string]bool{"2.36.0": true, "2.35.9": false, "3.0": true, "1.99": false, "2.39.5 (Apple Git-154)": true, "2.40.0.windows.1": true, "next": true} {
+		if got := atLeast(version, 2, 36); got != want {
+			t.Errorf("%q: %v", version, got)
+		}
+	}
+}

@@ -1,0 +1,279 @@
+package sshclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/sshclient/sshtest"
+)
+
+// known starts a server and gives options that check it by the text of a file.
+func known(t *testing.T, o sshtest.Options) (*sshtest.Server, Options, func(text string)) {
+	t.Helper()
+	dir := home(t)
+	o.Handler = echo
+	s := sshtest.Start(t, o)
+	file := filepath.Join(dir, "known")
+	opts := options(s)
+	opts.HostKey, opts.KnownHosts, opts.GlobalKnownHosts = nil, []string{file}, []string{}
+	return s, opts, func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func line(key ssh.PublicKey) string { return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) }
+
+func TestHostKeys(t *testing.T) {
+	s, o, write := known(t, sshtest.Options{})
+	_, port, _ := net.SplitHostPort(s.Addr)
+	right, other := line(s.Host.PublicKey()), line(sshtest.NewKey(t).PublicKey())
+	name := knownhosts.Normalize(s.Addr)
+	for what, c := range map[string]struct {
+		text string
+		want error // nil for a server that is accepted
+		says string
+	}{
+		"known":            {name + " " + right, nil, ""},
+		"hashed":           {knownhosts.HashHostname(name) + " " + right, nil, ""},
+		"without its port": {"127.0.0.1 " + right, nil, ""},
+		"pattern":          {"[127.*]:" + port + " " + right, nil, ""},
+		"one of two":       {name + " " + other + "\n" + name + " " + right, nil, ""},
+		"odd lines":        {"rubbish\n" + name + " ssh-new AAAA\n|1|x " + right + "\n[x " + right + "\n" + strings.Repeat("y", 70000) + "\n" + name + " " + right, nil, ""},
+		"changed":          {"# x\n" + name + " " + other, ErrHostKeyChanged, "known line 2 has ssh-ed25519 SHA256:"},
+		"changed, hashed":  {knownhosts.HashHostname(name) + " " + other, ErrHostKeyChanged, "known line 1 has"},
+		"odd and changed":  {"rubbish\n" + name + " " + other, ErrHostKeyChanged, "known line 2 has"},
+		"other kind":       {name + " " + line(rsaKey(t)), ErrHostKeyChanged, "no key of the kind that is known of it (rsa-sha2-512, rsa-sha2-256)"},
+		"other port":       {"[127.0.0.1]:1 " + right, ErrHostKeyUnknown, ""},
+		"other, no port":   {"127.0.0.1 " + other, ErrHostKeyUnknown, ""},
+		"revoked":          {name + " " + right + "\n@revoked * " + right, ErrHostKeyRevoked, "known line 2 revokes it"},
+		"revoked, odd":     {name + " " + right + "\n@revoked * ssh-new AAAA", nil, "known line 2 revokes a key that cannot be read"},
+		"an authority's":   {"@cert-authority * " + other, ErrHostKeyUnknown, ""},
+		"nothing":          {"", ErrHostKeyUnknown, ""},
+	} {
+		write(c.text + "\n")
+		conn, err := Dial(t.Context(), o)
+		if conn != nil {
+			conn.Close()
+		}
+		ok := err == nil && c.want == nil && c.says == ""
+		if !ok && (err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) || cluster.Hint(err) == "") {
+			t.Errorf("%s: %v (hint %q); want %v, %q", what, err, cluster.Hint(err), c.want, c.says)
+		}
+	}
+
+	// What a person has to compare is all there.
+	write(name + " " + other)
+	_, err := Dial(t.Context(), o)
+	file := o.KnownHosts[0]
+	wrong, _, _, _, _ := ssh.ParseAuthorizedKey([]byte(other))
+	for _, part := range []string{ssh.FingerprintSHA256(s.Host.PublicKey()), ssh.FingerprintSHA256(wrong), file + " line 1"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("changed: %v; want %q", err, part)
+		}
+	}
+	if want := "ssh-keygen -f " + file + " -R '" + name + "'"; !strings.Contains(cluster.Hint(err), want) {
+		t.Errorf("changed: hint %q; want %q", cluster.Hint(err), want)
+	}
+	// An alias stands for a host at any port.
+	o.HostKeyAlias = "Alias"
+	write("alias " + right)
+	dial(t, o)
+	write(name + " " + right)
+	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrHostKeyUnknown) {
+		t.Errorf("by its address instead of its alias: %v", err)
+	}
+}
+
+func rsaKey(t *testing.T) ssh.PublicKey {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "rsa")
+	keygen(t, "-t", "rsa", "-b", "2048", "-N", "", "-f", path)
+	text, err := os.ReadFile(path + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func keygen(t *testing.T, args ...string) {
+	t.Helper()
+	program, err := exec.LookPath("ssh-keygen")
+	if err != nil {
+		t.Skip("there is no ssh-keygen on this machine")
+	}
+	if out, err := exec.Command(program, append([]string{"-q"}, args...)...).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen %q: %v\n%s", args, err, out)
+	}
+}
+
+// An authority vouches for a host by a certificate.
+func TestHostCertificates(t *testing.T) {
+	authority, host := sshtest.NewKey(t), sshtest.NewKey(t)
+	certificate := func(name string, by ssh.Signer) ssh.Signer {
+		c := &ssh.Certificate{Key: host.PublicKey(), CertType: ssh.HostCert, ValidPrincipals: []string{name}, ValidBefore: ssh.CertTimeInfinity}
+		if err := c.SignCert(bytes.NewReader(make([]byte, 1000)), by); err != nil {
+			t.Fatal(err)
+		}
+		signer, err := ssh.NewCertSigner(c, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signer
+	}
+	trusted := "@cert-authority [127.0.0.1]:* " + line(authority.PublicKey()) + "\n@cert-authority 127.0.0.* " + line(authority.PublicKey())
+	for what, c := range map[string]struct {
+		host ssh.Signer
+		text string
+		want error
+	}{
+		"trusted":             {certificate("127.0.0.1", authority), trusted, nil},
+		"for another host":    {certificate("elsewhere", authority), trusted, ErrHostKeyUnknown},
+		"by another":          {certificate("127.0.0.1", sshtest.NewKey(t)), trusted, ErrHostKeyUnknown},
+		"authority revoked":   {certificate("127.0.0.1", authority), trusted + "\n@revoked * " + line(authority.PublicKey()), ErrHostKeyRevoked},
+		"its own key revoked": {certificate("127.0.0.1", authority), trusted + "\n@revoked * " + line(host.PublicKey()), ErrHostKeyRevoked},
+	} {
+		_, o, write := known(t, sshtest.Options{Host: c.host})
+		write(c.text + "\n")
+		conn, err := Dial(t.Context(), o)
+		if conn != nil {
+			conn.Close()
+		}
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v; want %v", what, err, c.want)
+		}
+	}
+}
+
+func TestFirstContact(t *testing.T) {
+	yes := func(answer string) func(context.Context, Question) (string, error) {
+		return func(_ context.Context, q Question) (string, error) {
+			if q.Secret || !strings.Contains(q.Text, "ED25519 key fingerprint is SHA256:") {
+				return "", fmt.Errorf("odd question %q", q.Text)
+			}
+			return answer, nil
+		}
+	}
+	for what, c := range map[string]struct {
+		strict string
+		ask    func(context.Context, Question) (string, error)
+		ok     bool
+	}{
+		"asked, yes":       {"", yes("Yes\n"), true},
+		"asked, no":        {"ask", yes("no"), false},
+		"asked, enter":     {"ask", yes(""), false},
+		"nobody":           {"ask", nil, false},
+		"nobody answers":   {"ask", func(context.Context, Question) (string, error) { return "yes", errors.New("gone") }, false},
+		"never":            {"yes", yes("yes"), false},
+		"new ones":         {"accept-new", nil, true},
+		"all":              {"no", nil, true},
+		"fingerprint":      {"ask", nil, true},
+		"a wrong finger":   {"ask", yes("SHA256:x"), false},
+		"hashed":           {"accept-new", nil, true},
+		"without its line": {"accept-new", nil, true},
+	} {
+		s, o, write := known(t, sshtest.Options{})
+		file := filepath.Join(filepath.Dir(o.KnownHosts[0]), "new", "known_hosts")
+		o.KnownHosts = []string{file}
+		o.StrictHostKeys, o.Ask = c.strict, c.ask
+		var said []string
+		o.Say = func(line string) { said = append(said, line) }
+		switch what {
+		case "fingerprint":
+			o.Ask = yes(ssh.FingerprintSHA256(s.Host.PublicKey()))
+		case "hashed":
+			o.HashKnownHosts = true
+		case "without its line":
+			o.KnownHosts = []string{filepath.Join(filepath.Dir(filepath.Dir(file)), "known")}
+			file = o.KnownHosts[0]
+			write("example.org " + line(s.Host.PublicKey())) // no newline
+		}
+		conn, err := Dial(t.Context(), o)
+		if !c.ok {
+			if !errors.Is(err, ErrHostKeyUnknown) || !strings.Contains(cluster.Hint(err), "ssh-keyscan -t ed25519 -p ") || !strings.Contains(cluster.Hint(err), "git cluster use "+s.Addr) {
+				t.Errorf("%s: %v (hint %q)", what, err, cluster.Hint(err))
+			}
+			if _, err := os.Stat(file); err == nil {
+				t.Errorf("%s: a refused key was remembered", what)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		conn.Close()
+		text, err := os.ReadFile(file)
+		if info, _ := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 || strings.Contains(string(text), "127.0.0.1") == o.HashKnownHosts || len(said) != 1 {
+			t.Errorf("%s: %v, %q, said %q", what, err, text, said)
+		}
+		// From now on it is known, and another key is refused whatever is set.
+		o.Ask, o.Say = nil, nil
+		if conn, err := Dial(t.Context(), o); err != nil {
+			t.Errorf("%s, again: %v", what, err)
+		} else {
+			conn.Close()
+		}
+		if after, _ := os.ReadFile(file); !bytes.Equal(text, after) {
+			t.Errorf("%s: the key was added twice: %q", what, after)
+		}
+		other := knownhosts.Normalize(s.Addr) + " " + line(sshtest.NewKey(t).PublicKey()) + "\n"
+		if err := os.WriteFile(file, []byte(other), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Dial(t.Context(), o); !errors.Is(err, ErrHostKeyChanged) {
+			t.Errorf("%s, changed: %v", what, err)
+		}
+	}
+}
+
+// A file that is none takes no keys, and none is read from it.
+func TestNoKnownHosts(t *testing.T) {
+	_, o, _ := known(t, sshtest.Options{})
+	o.KnownHosts, o.StrictHostKeys = []string{os.DevNull}, StrictNo
+	dial(t, o)
+	o.KnownHosts = []string{}
+	dial(t, o)
+	o.StrictHostKeys = StrictAsk
+	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrHostKeyUnknown) {
+		t.Error(err)
+	}
+}
+
+func TestAlgorithmLists(t *testing.T) {
+	usual, all := []string{"a", "b", "c"}, []string{"a", "b", "c", "d1", "d2"}
+	for list, want := range map[string]string{
+		"": "a b c", "c,x,a": "c a", "+d*": "a b c d1 d2", "-b,x": "a c", "^c,d1": "c d1 a b", "d?": "d1 d2", "x,y": "", "-a,b,c": "", "^x": "a b c",
+	} {
+		got, err := choose(usual, all, list)
+		if strings.Join(got, " ") != want || (err != nil) != (want == "") || err != nil && !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%q: %q, %v; want %q", list, got, err, want)
+		}
+	}
+	s := sshtest.Start(t, sshtest.Options{Handler: echo})
+	o := options(s)
+	o.Algorithms = Algorithms{Ciphers: "aes256-ctr", KeyExchanges: "^ecdh-sha2-nistp384", MACs: "hmac-sha2-512"}
+	dial(t, o)
+	o.Algorithms.Ciphers = "3des-odd"
+	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrUnsupported) {
+		t.Error(err)
+	}
+}
