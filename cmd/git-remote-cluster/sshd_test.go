@@ -176,7 +176,7 @@ func TestOrdinaryServers(t *testing.T) {
 	both := "cluster://" + one.addr + "," + two.addr
 	foreign := ": no node of a cluster, so it was not synchronized first\n"
 
-	r := w.tryGit("", "clone", both+"/srv/git/x.git", "work")
+	r := w.tryGit("", "clone", "-v", both+"/srv/git/x.git", "work")
 	if r.status != 0 || strings.Count(r.stderr, foreign) != 1 {
 		t.Fatalf("status %d, stderr %q", r.status, r.stderr)
 	}
@@ -206,7 +206,7 @@ func TestOrdinaryServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = w.tryGit("", "ls-remote", both+"/srv/git/x.git", "main")
-	if r.status != 0 || !strings.Contains(r.stderr, one.addr+": connection refused") || !strings.Contains(r.stderr, two.addr+foreign) {
+	if r.status != 0 || !strings.Contains(r.stderr, one.addr+": connection refused") {
 		t.Errorf("status %d, stderr %q", r.status, r.stderr)
 	}
 }
@@ -280,7 +280,7 @@ func TestRealSSH(t *testing.T) {
 	}
 	w.script("bin/ssh", "exec "+real+" -F \"$HOME/.ssh/config\" \"$@\"\n")
 	r := ls(target + fmt.Sprintf("ProxyCommand %s -F %s/home/.ssh/config -p %d -W %%h:%%p 127.0.0.1\nHost *\n", real, w.dir, jump.port))
-	if r.status != 0 || !strings.Contains(r.stderr, "target: running ssh because of ProxyCommand (~/.ssh/config line 4)") {
+	if r.status != 0 || r.stderr != "" {
 		t.Errorf("ProxyCommand: status %d, stderr %q", r.status, r.stderr)
 	}
 	// The key that client.toml demands is demanded of ssh, too.

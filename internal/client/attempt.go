@@ -42,7 +42,7 @@ func (c *connector) attempt(ctx context.Context, r *request, conn transport, a *
 			found, err = c.tryOnce(ctx, r, conn, a, false)
 		}
 	}
-	if err == nil && a.foreign && r.options.Verbosity >= 1 {
+	if err == nil && a.foreign && r.options.Verbosity > 1 {
 		c.log.say("%v: no node of a cluster, so it was not synchronized first", a.candidate)
 	}
 	return found, err

@@ -68,7 +68,7 @@ func (c *connector) account(o remotehelper.Options) *account {
 			s, err := c.await(ctx)
 			return s.askPass, err
 		}
-		if o.Verbosity >= 1 {
+		if o.Verbosity > 1 {
 			c.own.say = func(line string) { c.log.say("%s", line) }
 		}
 	})
