@@ -165,11 +165,6 @@ func (s *Service) view(ctx context.Context, q Request) (engine.View, error) {
 	return s.Engine.Sync(ctx, at, q.Tell)
 }
 
-// View is [Service.Read] for a front that needs no Git process.
-func (s *Service) View(ctx context.Context, q Request) (engine.View, error) {
-	return s.view(ctx, q)
-}
-
 // Synced is what a client learns from a synchronization on its own.
 type Synced struct {
 	Position cluster.Position
