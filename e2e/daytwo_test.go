@@ -35,7 +35,7 @@ func TestDrainRemoveReplace(t *testing.T) {
 	if got := lsRemote(t, u, "node1", "two/a")["refs/heads/main"]; got != head {
 		t.Errorf("a drained node shows %q", got)
 	}
-	head = u.Commit(t, work, "f", "two")
+	u.Commit(t, work, "f", "two")
 	if said := u.Run(work, "git", "push", "ssh://node1/two/a", "main").Refused(t); !strings.Contains(said, "is being drained") {
 		t.Errorf("a push to a drained node: %s", said)
 	}

@@ -24,7 +24,6 @@ type link struct {
 	mu       sync.Mutex
 	open     map[net.Conn]bool
 	closed   bool
-	came     int // connections so far
 }
 
 // newLink starts a link that ends with the test. host is where it listens.
@@ -92,10 +91,11 @@ func (l *link) hole(t testing.TB) (heal func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	syscall.CloseOnExec(fd)
 	var at syscall.SockaddrInet4
 	at.Port = addr.Port
 	copy(at.Addr[:], addr.IP.To4())
@@ -125,12 +125,6 @@ func (l *link) hole(t testing.TB) (heal func()) {
 	}
 }
 
-func (l *link) connections() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.came
-}
-
 func (l *link) keep(c net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -155,7 +149,6 @@ func (l *link) serve(conn net.Conn) {
 	}
 	defer l.drop(conn)
 	l.mu.Lock()
-	l.came++
 	l.mu.Unlock()
 	server, err := net.Dial("tcp", l.target)
 	if err != nil || !l.keep(server) {

@@ -94,7 +94,7 @@ func (h *hostCheck) ask(allowed []string) []string {
 }
 
 // weak are signatures with SHA-1, and DSA.
-var weak = []string{ssh.KeyAlgoRSA, ssh.CertAlgoRSAv01, ssh.InsecureKeyAlgoDSA, ssh.InsecureCertAlgoDSAv01}
+var weak = []string{ssh.KeyAlgoRSA, ssh.CertAlgoRSAv01, "ssh-dss", "ssh-dss-cert-v01@openssh.com"}
 
 func certificates(algorithms []string) (list []string) {
 	for _, a := range algorithms {

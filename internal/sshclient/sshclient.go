@@ -292,23 +292,3 @@ func (c *Conn) keepAlive(interval time.Duration) {
 		}
 	}
 }
-
-// proceedFirst is check with proceed before it, at the first key exchange of a
-// connection. What proceed waits for is not the server's fault, so the time limit
-// starts anew after it.
-func proceedFirst(ctx context.Context, proceed func(context.Context) error, check ssh.HostKeyCallback, anew func()) ssh.HostKeyCallback {
-	if proceed == nil {
-		return check
-	}
-	first := true
-	return func(addr string, remote net.Addr, key ssh.PublicKey) error {
-		if first {
-			first = false
-			if err := proceed(ctx); err != nil {
-				return err
-			}
-			anew()
-		}
-		return check(addr, remote, key)
-	}
-}

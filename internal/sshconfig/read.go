@@ -156,7 +156,7 @@ func (r *reader) include(l *line, own bool, depth int) error {
 		}
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
-			return fmt.Errorf("Include %q: %w", pattern, err)
+			return fmt.Errorf("the files of Include %q: %w", pattern, err)
 		}
 		for _, path := range paths {
 			f, err := r.file(path, own, true, depth+1)
