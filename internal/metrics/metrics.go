@@ -88,9 +88,13 @@ func (m *Metrics) Request(q Request) {
 		return
 	}
 	outcome := "ok"
-	if q.Err != nil {
+	switch kind := Kind(q.Err); {
+	case q.Err == nil:
+	case kind == Canceled:
+		outcome = Canceled
+	default:
 		outcome = "error"
-		m.errors.WithLabelValues(Kind(q.Err)).Inc()
+		m.errors.WithLabelValues(kind).Inc()
 	}
 	m.requests.WithLabelValues(q.Front, q.Service, outcome).Inc()
 	m.took.WithLabelValues(q.Service).Observe(q.Took.Seconds())
@@ -120,6 +124,9 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
 }
 
+// Canceled is the kind of a request whose client left.
+const Canceled = "canceled"
+
 // Kind sorts an error by what an operator would do about it.
 func Kind(err error) string {
 	for _, k := range []struct {
@@ -134,7 +141,7 @@ func Kind(err error) string {
 		{cluster.ErrDenied, "denied"},
 		{cluster.ErrNotFound, "not_found"},
 		{cluster.ErrBadRepoName, "not_found"},
-		{context.Canceled, "canceled"},
+		{context.Canceled, Canceled},
 		{context.DeadlineExceeded, "timeout"},
 	} {
 		if errors.Is(err, k.err) {

@@ -18,6 +18,7 @@ func TestPage(t *testing.T) {
 	m.Watch(func() Load { return Load{Replicas: 7, Behind: 2, Versions: 40, Running: 3, Waiting: 5} })
 	m.Request(Request{Front: "ssh", Service: "upload-pack", Took: 30 * time.Millisecond, Waited: time.Millisecond, In: 100, Out: 2000})
 	m.Request(Request{Front: "http", Service: "receive-pack", Err: fmt.Errorf("x: %w", cluster.ErrUnavailable), Took: time.Second})
+	m.Request(Request{Front: "ssh", Service: "upload-pack", Err: context.Canceled, Took: time.Minute, Waited: time.Minute})
 	m.Journal("lookup", 3*time.Millisecond, nil)
 	m.Journal("append", time.Second, fmt.Errorf("x: %w", cluster.ErrUnavailable))
 	w := httptest.NewRecorder()
@@ -31,6 +32,7 @@ func TestPage(t *testing.T) {
 		`gitcluster_requests_total{front="ssh",outcome="ok",service="upload-pack"} 1`,
 		`gitcluster_requests_total{front="http",outcome="error",service="receive-pack"} 1`,
 		`gitcluster_errors_total{kind="journal_unavailable"} 1`,
+		`gitcluster_requests_total{front="ssh",outcome="canceled",service="upload-pack"} 1`,
 		`gitcluster_sync_wait_seconds_bucket{service="upload-pack",le="0.001"} 1`,
 		`gitcluster_bytes_total{direction="out",front="ssh"} 2000`,
 		`gitcluster_journal_seconds_count{operation="lookup"} 1`,

@@ -48,8 +48,10 @@ func (t *tally) end(err error) {
 	}
 	outcome := "ok"
 	if err != nil {
-		outcome = metrics.Kind(err)
-		log = log.With("error", err)
+		// A client that has what it wanted may go before Git has noticed.
+		if outcome = metrics.Kind(err); outcome != metrics.Canceled {
+			log = log.With("error", err)
+		}
 	}
 	log.Info("request", "outcome", outcome, "took", took.Round(time.Microsecond), "waited", t.waited.Round(time.Microsecond),
 		"bytes_in", t.in.Load(), "bytes_out", t.out.Load())
