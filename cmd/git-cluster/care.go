@@ -122,7 +122,11 @@ func repairCommand() *cobra.Command {
 			}
 			fmt.Fprintf(out, "%s: repaired, %d strays kept\n", r.Device, len(r.Strays))
 			for _, s := range r.Strays {
-				fmt.Fprintf(out, "    %s was %s, kept as %s\n", s.Ref, s.Value, s.Kept)
+				kept := "kept as " + string(s.Kept)
+				if s.Kept == "" {
+					kept = "not kept: objects that it reaches are missing"
+				}
+				fmt.Fprintf(out, "    %s was %s, %s\n", s.Ref, s.Value, kept)
 			}
 		}
 		if failed > 0 {

@@ -74,6 +74,10 @@ type replicaLoss struct {
 func (s *Server) node(ctx context.Context, q request) (any, error) {
 	switch q.Method {
 	case "node.pushes":
+		// This node must have heard of the drain, or further pushes would follow.
+		if _, err := s.Rules.Refresh(ctx); err != nil {
+			return nil, err
+		}
 		return s.Service.Pushes(), nil
 	case "replica.verify":
 		return with(q, func(p replicaAsk) (any, error) { return s.Engine.Verify(ctx, p.Repo, p.Deep), nil })

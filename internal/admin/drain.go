@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"gitcluster/internal/access"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
 )
@@ -37,23 +38,17 @@ const drainNames = 20
 
 // drainStatus looks whether enough other nodes have every repository's newest
 // version.
-func (s *Server) drainStatus(ctx context.Context, p DeviceName) (any, error) {
+func (s *Server) drainStatus(ctx context.Context, p DeviceName) (st DrainStatus, err error) {
 	rules, err := s.Rules.Refresh(ctx)
 	if err != nil {
-		return nil, err
+		return st, err
 	}
 	d, ok := rules.Device(p.Device)
 	if !ok || !d.Node {
-		return nil, fmt.Errorf("node %q: %w", p.Device, cluster.ErrNotFound)
+		return st, fmt.Errorf("node %q: %w", p.Device, cluster.ErrNotFound)
 	}
-	st := DrainStatus{Device: p.Device, Writable: d.Writable, Waiting: []cluster.RepoName{}}
-	others := map[cluster.DeviceName]bool{}
-	for _, n := range rules.Nodes() {
-		if n.Name != p.Device && n.Enabled && !n.New {
-			others[n.Name] = true
-		}
-	}
-	if len(others) == 0 {
+	st = DrainStatus{Device: p.Device, Writable: d.Writable, Waiting: []cluster.RepoName{}}
+	if len(othersThan(p.Device, rules)) == 0 {
 		st.Problem = "there is no other node"
 	}
 	ask, cancel := context.WithTimeoutCause(ctx, nodePatience, errNoAnswer)
@@ -62,9 +57,28 @@ func (s *Server) drainStatus(ctx context.Context, p DeviceName) (any, error) {
 	if err := s.on(ask, p.Device, "node.pushes", struct{}{}, &st.Pushes); err != nil && s.isUp(ctx, d) {
 		st.Problem = fmt.Sprintf("%s does not say whether pushes are in progress: %v", p.Device, err)
 	}
+	st.Waiting, st.Left, err = s.waiting(ctx, p.Device, rules)
+	return st, err
+}
+
+// othersThan returns the enabled nodes that count, but one.
+func othersThan(device cluster.DeviceName, rules *access.Directory) map[cluster.DeviceName]bool {
+	others := map[cluster.DeviceName]bool{}
+	for _, n := range rules.Nodes() {
+		if n.Name != device && n.Enabled && !n.New {
+			others[n.Name] = true
+		}
+	}
+	return others
+}
+
+// waiting returns repositories of which too few nodes other than this one have
+// reported the newest version, and how many there are.
+func (s *Server) waiting(ctx context.Context, device cluster.DeviceName, rules *access.Directory) (names []cluster.RepoName, left int, err error) {
+	others, names := othersThan(device, rules), []cluster.RepoName{}
 	replicas, err := s.Journal.Replicas(ctx, "")
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	at := map[cluster.RepoID][]journal.Replica{}
 	for _, r := range replicas {
@@ -73,7 +87,7 @@ func (s *Server) drainStatus(ctx context.Context, p DeviceName) (any, error) {
 		}
 	}
 	need := len(others)/2 + 1
-	return st, s.eachHead(ctx, func(r journal.RepoHead) {
+	err = s.eachHead(ctx, func(r journal.RepoHead) {
 		have := 0
 		for _, replica := range at[r.ID] {
 			if replica.Reached(r.Head.Position) {
@@ -81,11 +95,12 @@ func (s *Server) drainStatus(ctx context.Context, p DeviceName) (any, error) {
 			}
 		}
 		if have < need && r.Head.Version > 0 {
-			if st.Left++; len(st.Waiting) < drainNames {
-				st.Waiting = append(st.Waiting, r.Name)
+			if left++; len(names) < drainNames {
+				names = append(names, r.Name)
 			}
 		}
 	})
+	return names, left, err
 }
 
 // eachHead calls do with every repository.
@@ -149,5 +164,25 @@ func (s *Server) mayRemove(ctx context.Context, d cluster.Device, nodes []cluste
 	if !force && d.Writable && s.isUp(ctx, d) {
 		return cluster.WithHint(fmt.Errorf("%q is up and takes pushes", d.Name), fmt.Sprintf("`git cluster drain %s` first, and stop it; or add --force", d.Name))
 	}
-	return nil
+	if force {
+		return nil
+	}
+	const patience, pause = 3 * time.Second, 250 * time.Millisecond // reports lag a little
+	for end := time.Now().Add(patience); ; {
+		names, left, err := s.waiting(ctx, d.Name, s.Rules.Snapshot())
+		if err != nil || left == 0 {
+			return err
+		}
+		if time.Now().After(end) {
+			return cluster.WithHint(fmt.Errorf("too few other nodes have the newest version of %d repositories, such as %q", left, names[0]),
+				"start it again if it is down, and wait until the others have what only it has; or add --force, and `git cluster accept-loss`")
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/gitexec"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/repository"
 )
@@ -106,7 +107,7 @@ func (e *Engine) catchUp(ctx context.Context, r *replica, tell func(string)) err
 		}
 		return err
 	}
-	if err := e.load(ctx, r); err != nil {
+	if err := e.load(ctx, r, tell); err != nil {
 		return err
 	}
 	if err := e.knowHead(ctx, r); err != nil {
@@ -156,7 +157,7 @@ func (e *Engine) knowHead(ctx context.Context, r *replica) error {
 // load opens the replica, makes it if this node has none yet, and reads its
 // refs. What the disk shows is compared with the journal by the replay that
 // follows.
-func (e *Engine) load(ctx context.Context, r *replica) error {
+func (e *Engine) load(ctx context.Context, r *replica, tell func(string)) error {
 	if r.table != nil {
 		return nil
 	}
@@ -186,11 +187,30 @@ func (e *Engine) load(ctx context.Context, r *replica) error {
 		return err
 	}
 	table, err := repo.LoadRefs(ctx)
+	if exit := (*gitexec.ExitError)(nil); errors.As(err, &exit) && exit.Status > 0 && context.Cause(ctx) == nil {
+		return cluster.WithHint(fmt.Errorf("the replica %s on %q: its refs cannot be read: %w: %w", r.id, e.Device, err, cluster.ErrFenced),
+			"another node serves it; `git cluster repair` on this one follows the journal")
+	}
 	if err != nil {
 		return err
 	}
+	reported, err := e.Journal.ReportedReplica(ctx, r.id, e.Device)
+	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
+		return err
+	}
+	if reported.Version > applied.Version && (reported.Epoch == applied.Epoch || applied.Epoch == 0) && table.Len() > 0 {
+		// It was restored from a backup, even one that was made in this life of
+		// the disk, while refs and objects were being written.
+		why := fmt.Sprintf("it shows version %d and has shown version %d", applied.Version, reported.Version)
+		if err := repo.SetDoubt(why); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.doubt = &why
+		r.mu.Unlock()
+		return e.resyncFor(ctx, r, tell, "%s", why)
+	}
 	r.repo, r.table = repo, table
-	r.known.Store(table)
 	r.mu.Lock()
 	r.applied, r.loaded = applied, false
 	r.mu.Unlock()
@@ -243,6 +263,7 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 		return e.fenceOff(r, "its refs have the digest %s and those of version %d have %s", r.table.Digest(), head.Version, head.Digest)
 	}
 	r.shown = head
+	r.known.Store(r.table)
 	if from == head.Position {
 		r.setApplied(from) // it was at the head; now that is known
 		return nil

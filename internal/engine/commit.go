@@ -65,6 +65,9 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 			if cause := context.Cause(ctx); cause != nil {
 				return nil, cause
 			}
+			if errors.Is(err, cluster.ErrStopping) {
+				return nil, err
+			}
 			e.Log.Warn("too few copies", "repo", id, "push", push.ID, "error", err)
 			p.tell(err.Error())
 			return refuseAll(push.Updates, ErrTooFewCopies.Error()), nil
@@ -411,6 +414,8 @@ func (e *Engine) show(r *replica, tx *repository.Transaction, b *batch, head jou
 
 func reason(err error) string {
 	switch {
+	case errors.Is(err, cluster.ErrLocked) && errors.Is(err, cluster.ErrFenced):
+		return "an operator holds this repository; push later"
 	case errors.Is(err, cluster.ErrFenced):
 		return "this replica is fenced; push to another node"
 	case errors.Is(err, cluster.ErrStopping):

@@ -31,6 +31,9 @@ const (
 	copyRetry = 250 * time.Millisecond
 	// copySpare is how long a push waits before it asks one more peer.
 	copySpare = time.Second
+	// copyPace is how many bytes a second a peer must at least be able to take,
+	// check and sync. A large push waits longer by what its size comes to.
+	copyPace = 4 << 20
 )
 
 // spread has other nodes take copies of a push until as many hold its objects as
@@ -60,7 +63,10 @@ func (e *Engine) spread(ctx context.Context, r *replica, p *pending) error {
 	for _, u := range p.Updates {
 		s.offer.Refs = append(s.offer.Refs, u.Ref)
 	}
-	background, stop := context.WithTimeout(e.ctx, e.CopyBound+copyLinger)
+	if p.need > len(peers)+1 && !p.Degraded {
+		return s.tooFew(p.need)
+	}
+	background, stop := context.WithCancel(e.ctx)
 	s.stop = stop
 	defer s.noMore()
 	s.ask(background, min(len(peers), p.need)) // one to spare
@@ -68,6 +74,7 @@ func (e *Engine) spread(ctx context.Context, r *replica, p *pending) error {
 	if p.Degraded {
 		bound /= 3
 	}
+	start := time.Now()
 	limit := time.NewTimer(bound)
 	defer limit.Stop()
 	spare := time.NewTicker(copySpare)
@@ -85,12 +92,18 @@ func (e *Engine) spread(ctx context.Context, r *replica, p *pending) error {
 		case <-spare.C:
 			s.ask(background, 1)
 		case <-limit.C:
+			if left := bound + s.patience() - time.Since(start); left > 0 {
+				limit.Reset(left)
+				continue
+			}
 			if p.Degraded {
 				return s.makeDo(p)
 			}
 			return s.tooFew(p.need)
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-e.ctx.Done():
+			return context.Cause(e.ctx)
 		}
 	}
 }
@@ -106,9 +119,11 @@ type spreading struct {
 	taken   []journal.Counted
 	failed  map[cluster.DeviceName]error // why those do not hold a copy that have failed last
 	packs   map[string]*spool            // by what the taker had
+	longest time.Duration                // what patience said last
 	over    bool                         // the push no longer waits
 	running int                          // conversations that go on
 	stop    context.CancelFunc           // called when it is over and none runs
+	linger  *time.Timer                  // stops those that go on for too long
 	changed chan struct{}                // has a value after each change
 }
 
@@ -206,15 +221,30 @@ func (s *spreading) pack(ctx context.Context, haves []cluster.OID) (io.ReadClose
 	p := newSpool(s.engine.Store.Temp())
 	s.packs[b.String()] = p
 	r := p.open()
-	go func() { p.end(s.engine.WritePack(ctx, s.offer.Repo, s.offer.Wants, haves, p)) }()
+	s.engine.work.Go(func() { p.end(s.engine.WritePack(ctx, s.offer.Repo, s.offer.Wants, haves, p)) })
 	return r, nil
+}
+
+// patience is how much longer a push may wait for its copies than a small one:
+// the time it took to make the largest pack, so far, and that in which a peer must
+// have taken it. One that fails again and again does not add to it.
+func (s *spreading) patience() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.packs {
+		size, took := p.progress()
+		s.longest = max(s.longest, took+time.Duration(size)*(time.Second/copyPace))
+	}
+	return s.longest
 }
 
 // noMore says that the push no longer waits for further copies.
 func (s *spreading) noMore() {
+	linger := copyLinger + s.patience()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
+	s.linger = time.AfterFunc(linger, s.stop)
 	s.release()
 }
 
@@ -227,6 +257,7 @@ func (s *spreading) isOver() bool {
 // release lets go of the context when nothing needs it. The caller holds mu.
 func (s *spreading) release() {
 	if s.over && s.running == 0 {
+		s.linger.Stop()
 		s.stop()
 	}
 }
@@ -337,23 +368,37 @@ func (e *Engine) Take(ctx context.Context, o peer.Offer, haves []cluster.OID, pa
 // looked at yet, or is not there, that is done first.
 func (e *Engine) taking(ctx context.Context, id cluster.RepoID) (*replica, *repository.RefTable, error) {
 	r := e.replica(id)
-	if table := r.known.Load(); table != nil {
+	why, err := e.doubted(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if table := r.known.Load(); table != nil && why == "" {
 		return r, table, nil
 	}
 	if err := r.lock(ctx); err != nil {
 		return nil, nil, err
 	}
 	defer r.unlock()
-	if why, err := e.doubted(r); err != nil || why != "" {
-		if err == nil {
-			_, err = e.resync(ctx, r, why, func(string) {})
-		}
-		if err != nil {
-			return nil, nil, err
-		}
+	if why, err = e.doubted(r); err == nil && why != "" {
+		_, err = e.resync(ctx, r, why, func(string) {})
 	}
-	if err := e.load(ctx, r); err != nil {
+	if err == nil {
+		err = e.load(ctx, r, func(string) {})
+	}
+	if err == nil && r.known.Load() == nil && !r.asRecorded() {
+		// A former life died while it wrote refs, or somebody else wrote them.
+		err = e.catchUp(ctx, r, func(string) {})
+	}
+	if err != nil {
 		return nil, nil, err
 	}
+	r.known.Store(r.table)
 	return r, r.table, nil
+}
+
+// asRecorded reports whether the table just loaded is what the recorded position
+// says, so that its values have been found complete. The caller holds apply.
+func (r *replica) asRecorded() bool {
+	at := r.position()
+	return at == (cluster.Position{}) && r.table.Len() == 0 || at.Digest == r.table.Digest()
 }

@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -190,6 +193,67 @@ func TestSlowPeer(t *testing.T) {
 	}
 	close(slow)
 	w.await("b to have its copy after all", func() bool { return w.nodes["b"].holds(one) })
+}
+
+// A large push is not refused for being large: what it waits for its copies grows
+// with the time its pack takes to make, and with its size.
+func TestLargePush(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.start("a2", t.TempDir(), Options{CopyBound: 300 * time.Millisecond})
+	w.nodes["a2"] = a
+	w.names = []cluster.DeviceName{"a2", "b"}
+	slow := make(chan struct{})
+	w.nodes["b"].setSlow(slow)
+	noise := make([]byte, 8<<20) // 2 s at copyPace
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	if err := os.WriteFile(filepath.Join(w.work, "noise"), noise, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.git(w.work, "add", "noise")
+	one := w.commit()
+	a.upload(one)
+	time.AfterFunc(time.Second, func() { close(slow) })
+	got, err := a.Commit(t.Context(), w.repo.ID, Push{ID: journal.NewID(), Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})
+	if err != nil || got[0].Refused != "" {
+		t.Fatal(got, err)
+	}
+	// A peer that takes a small one so slowly is given up.
+	w.nodes["b"].setSlow(make(chan struct{}))
+	two := w.commit(one)
+	a.upload(two)
+	start := time.Now()
+	got, err = a.Commit(t.Context(), w.repo.ID, Push{ID: journal.NewID(), Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", one, two)}})
+	if err != nil || got[0].Refused == "" {
+		t.Error("accepted without a copy", err)
+	}
+	if took := time.Since(start); took > copyLinger/3 {
+		t.Errorf("given up after %v", took)
+	}
+}
+
+// A node that stops does not wait for copies.
+func TestStopsWhileItWaitsForCopies(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	b.setSlow(make(chan struct{}))
+	one := w.commit()
+	a.upload(one)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := a.Commit(t.Context(), w.repo.ID, Push{ID: journal.NewID(), Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})
+		ended <- err
+	}()
+	w.await("the copy to be asked for", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.copies > 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	start := time.Now()
+	a.Close(ctx)
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("stopped after %v", took)
+	}
+	if err := <-ended; !errors.Is(err, cluster.ErrStopping) || errors.Is(err, ErrUnclear) {
+		t.Errorf("the push ends with %v", err)
+	}
 }
 
 // A peer that was wiped, or only started again, between its copy and the

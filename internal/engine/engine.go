@@ -72,8 +72,8 @@ type Options struct {
 	Log         *slog.Logger
 	// Bound is how long a read waits for the journal; 0 means five seconds.
 	Bound time.Duration
-	// CopyBound is how long a push waits for its copies before it is refused; 0
-	// means ten seconds. One that may do with fewer waits a third of it.
+	// CopyBound is how long a small push waits for its copies before it is refused;
+	// 0 means ten seconds. One that may do with fewer waits a third of it.
 	CopyBound time.Duration
 	// Keep is how many entries of a repository the journal keeps; 0 means ten
 	// thousand.

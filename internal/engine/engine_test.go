@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -574,6 +575,28 @@ func TestOnlyReplicaIsDown(t *testing.T) {
 	}
 	w.nodes["a"].setDown(false)
 	w.same(map[string]string{"refs/heads/main": string(one)})
+}
+
+// A peer that is no longer known says nothing about the repository: the replica
+// goes on to try.
+func TestRemovedPeerIsNoAnswer(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.nodes["a"].accept(set("refs/heads/main", "", w.commit()))
+	b := w.nodes["b"]
+	b.Peers = removed{peersOf{b}}
+	_, err := b.read(t.Context())
+	if !errors.Is(err, cluster.ErrNoReplica) || errors.Is(err, cluster.ErrNotFound) {
+		t.Error(err)
+	}
+	if b.replica(w.repo.ID).followed(err) {
+		t.Error("nobody tries again")
+	}
+}
+
+type removed struct{ peersOf }
+
+func (removed) Pack(context.Context, cluster.DeviceName, cluster.RepoID, []cluster.OID, []cluster.OID) (io.ReadCloser, error) {
+	return nil, fmt.Errorf("node: %w", cluster.ErrNotFound)
 }
 
 // A disk that was edited behind the engine's back is served to nobody.

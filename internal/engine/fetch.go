@@ -37,7 +37,7 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		failures = append(failures, fmt.Errorf("%s: %w", device, err))
+		failures = append(failures, fmt.Errorf("%s: %v", device, err)) // what a peer is not found for is not this repository
 	}
 	err := fmt.Errorf("version %d of repository %s is on %q, and no replica that has it answers: %w", newest.Version, r.id, newest.Device, errors.Join(append(failures, cluster.ErrNoReplica)...))
 	return cluster.WithHint(err, fmt.Sprintf("start %q again, or wait until it can be reached", newest.Device))

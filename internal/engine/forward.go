@@ -29,6 +29,8 @@ func (e *Engine) forward(ctx context.Context, r *replica, p *pending) ([]cluster
 	if to == "" || to == e.Device || !slices.Contains(e.Peers.Nearest(), to) {
 		return nil, errOutrun
 	}
+	ctx, cancel := e.withNode(ctx) // the other node may answer late, or never
+	defer cancel()
 	// It must have the objects. As one of the copies it has them already.
 	if wants := newValues(p.Updates); len(wants) > 0 && !p.copies.isTakenBy(to) {
 		if p.copies.offer.Refs == nil {
@@ -36,7 +38,9 @@ func (e *Engine) forward(ctx context.Context, r *replica, p *pending) ([]cluster
 				p.copies.offer.Refs = append(p.copies.offer.Refs, u.Ref)
 			}
 		}
-		if _, err := p.copies.attempt(ctx, to); err != nil {
+		bounded, cancel := context.WithTimeout(ctx, e.CopyBound+p.copies.patience())
+		defer cancel()
+		if _, err := p.copies.attempt(bounded, to); err != nil {
 			return nil, fmt.Errorf("%w: %s takes no copy: %w", errOutrun, to, err)
 		}
 	}
@@ -85,8 +89,11 @@ func (e *Engine) CommitFor(ctx context.Context, c peer.Commit) ([]cluster.RefRes
 		return notTried(err)
 	}
 	results, err := e.Commit(ctx, c.Repo, Push{ID: c.ID, Actor: c.Actor, Updates: c.Updates, Atomic: c.Atomic, Copies: c.Copies, Degraded: c.Degraded, forwarded: true})
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrUnclear):
 		return nil, fmt.Errorf("%w: %w", peer.ErrUnclear, err)
+	case err != nil:
+		return notTried(err)
 	}
 	return results, nil
 }

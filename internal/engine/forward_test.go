@@ -1,11 +1,15 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/peer"
 )
 
 // A node that loses every race has its push committed by the one that wins.
@@ -47,6 +51,56 @@ func TestDistantNode(t *testing.T) {
 				t.Errorf("the entry: %+v", e)
 			}
 		})
+	}
+}
+
+// hanging is the other nodes, which take a push over and never answer.
+type hanging struct {
+	peersOf
+	asked chan struct{}
+}
+
+func (h hanging) Commit(ctx context.Context, _ cluster.DeviceName, _ peer.Commit) ([]cluster.RefResult, error) {
+	close(h.asked)
+	<-ctx.Done()
+	return nil, peer.ErrUnclear
+}
+
+// A node that stops does not wait for another's answer, and tells the client
+// none.
+func TestStopsWhileAnotherCommits(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	base := w.commit()
+	a.accept(set("refs/heads/main", "", base))
+	mine := w.commit(base)
+	b.upload(base)
+	a.upload(mine)
+	asked := make(chan struct{})
+	a.Peers = hanging{peersOf{a}, asked}
+	n := 0
+	a.At = func(s Step) {
+		if n++; s == StepPrepared {
+			b.accept(set(fmt.Sprintf("refs/heads/b%d", n), "", base))
+		}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := a.Commit(t.Context(), w.repo.ID, Push{ID: journal.NewID(), Copies: 1, Updates: []cluster.RefUpdate{set("refs/heads/main", base, mine)}})
+		ended <- err
+	}()
+	<-asked
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	closed := make(chan struct{})
+	go func() { a.Close(ctx); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the node waits for another's answer")
+	}
+	if err := <-ended; !errors.Is(err, ErrUnclear) {
+		t.Errorf("the push ends with %v", err)
 	}
 }
 

@@ -64,7 +64,8 @@ func (e *Engine) journalAhead(ctx context.Context, r *replica) error {
 
 // Release ends a lock. What the refs on disk show then becomes one entry of the
 // journal; with abandon it is kept aside, and the replica follows the journal. It
-// returns what changed.
+// returns what changed. A lock of another node can only be abandoned: that node may
+// be gone for good.
 func (e *Engine) Release(ctx context.Context, id cluster.RepoID, by cluster.Identity, abandon bool) (changed []cluster.RefUpdate, err error) {
 	if err := e.begin(); err != nil {
 		return nil, err
@@ -74,13 +75,17 @@ func (e *Engine) Release(ctx context.Context, id cluster.RepoID, by cluster.Iden
 	defer cancel()
 	r := e.replica(id)
 	held, err := e.Journal.LockOf(ctx, id)
-	if err != nil {
+	ended := errors.Is(err, cluster.ErrNotFound) && errors.Is(r.fence(), cluster.ErrLocked) // and we were not told
+	switch {
+	case ended:
+	case err != nil:
 		return nil, err
-	}
-	if held.Device != e.Device {
-		return nil, fmt.Errorf("the repository is held on %q, not here: %w", held.Device, cluster.ErrLocked)
-	}
-	if !abandon {
+	case held.Device != e.Device && abandon:
+		return nil, e.Journal.Unlock(ctx, id, held)
+	case held.Device != e.Device:
+		return nil, cluster.WithHint(fmt.Errorf("the repository is held on %q, not here: %w", held.Device, cluster.ErrLocked),
+			"if that node is gone for good: git cluster unlock --abandon")
+	case !abandon:
 		if changed, err = e.enter(ctx, r, by, held); err != nil {
 			return nil, err
 		}
@@ -89,7 +94,7 @@ func (e *Engine) Release(ctx context.Context, id cluster.RepoID, by cluster.Iden
 		return nil, err
 	}
 	defer r.unlock()
-	if abandon {
+	if abandon && !ended {
 		if err := e.Journal.Unlock(ctx, id, held); err != nil {
 			return nil, err
 		}
@@ -139,11 +144,14 @@ func (e *Engine) changedByHand(ctx context.Context, r *replica) (head journal.He
 		return head, nil, nil, err
 	}
 	defer r.unlock()
-	record, head, err := e.Journal.LookupID(ctx, r.id)
-	if err != nil {
+	if why, err := e.doubted(r); err != nil || why != "" {
+		if err == nil {
+			err = cluster.WithHint(fmt.Errorf("what this disk shows may not be what was changed on it: %s", why), "git cluster unlock --abandon follows the journal")
+		}
 		return head, nil, nil, err
 	}
-	if wanted, err = e.refsAt(ctx, record, head); err != nil {
+	record, head, err := e.Journal.LookupID(ctx, r.id)
+	if err != nil {
 		return head, nil, nil, err
 	}
 	repo, err := e.Store.Open(r.id)
@@ -153,14 +161,15 @@ func (e *Engine) changedByHand(ctx context.Context, r *replica) (head journal.He
 	if disk, err = repo.LoadRefs(ctx); err != nil {
 		return head, nil, nil, err
 	}
+	if wanted, err = e.refsAt(ctx, r, record, head, disk); err != nil {
+		return head, nil, nil, err
+	}
 	updates := difference(wanted, disk)
 	if size(updates) > maxEntry {
 		return head, nil, nil, errors.New("too many refs were changed for one entry")
 	}
-	for _, u := range updates {
-		if _, err := cluster.ParseRefName(string(u.Ref)); err != nil && !u.New.IsZero() {
-			return head, nil, nil, err
-		}
+	if err := enterable(wanted, disk, updates); err != nil {
+		return head, nil, nil, err
 	}
 	if faults, err := repo.CheckValues(ctx, updates); err != nil {
 		return head, nil, nil, err
@@ -177,4 +186,30 @@ func (e *Engine) changedByHand(ctx context.Context, r *replica) (head journal.He
 		err = repo.SyncObjects()
 	}
 	return head, wanted, disk, err
+}
+
+// enterable checks that every replica can hold what a disk shows: Git and this
+// file system have let it pass, which is not what a push has to pass.
+func enterable(wanted, disk *repository.RefTable, updates []cluster.RefUpdate) error {
+	if !disk.Head().IsBranch() {
+		return fmt.Errorf("HEAD names %q, which is no branch", disk.Head())
+	}
+	after := wanted.Clone()
+	for _, deleting := range []bool{true, false} {
+		for _, u := range updates {
+			if u.New.IsZero() != deleting {
+				continue
+			}
+			if !deleting {
+				if _, err := cluster.ParseRefName(string(u.Ref)); err != nil {
+					return err
+				}
+				if _, why := after.Clash(u.Ref); why != "" {
+					return fmt.Errorf("%q cannot be a ref: %s", u.Ref, why)
+				}
+			}
+			after.Set(u.Ref, u.New)
+		}
+	}
+	return nil
 }

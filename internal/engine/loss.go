@@ -45,32 +45,50 @@ func (e *Engine) Loss(ctx context.Context, id cluster.RepoID) (Loss, error) {
 		return Loss{}, err
 	}
 	defer r.unlock()
-	loss, _, err := e.loss(ctx, r)
-	return loss, err
+	found, err := e.loss(ctx, r)
+	return found.Loss, err
 }
 
-// loss looks how far the journal can be followed with the objects there are. It
-// returns the refs at that point. The caller holds apply.
-func (e *Engine) loss(ctx context.Context, r *replica) (Loss, *repository.RefTable, error) {
+// lossAt is a Loss with what it was found from.
+type lossAt struct {
+	Loss
+	repo     cluster.Repo
+	head     journal.Head         // the newest version when it was looked for
+	survives *repository.RefTable // the refs of the version that survives
+}
+
+// loss looks how far the journal can be followed with the objects there are. The
+// caller holds apply.
+func (e *Engine) loss(ctx context.Context, r *replica) (lossAt, error) {
 	record, head, err := e.Journal.LookupID(ctx, r.id)
 	if err != nil {
-		return Loss{}, nil, err
+		return lossAt{}, err
 	}
 	r.noteHead(head)
 	err = e.catchUp(ctx, r, func(string) {})
 	switch {
 	case err == nil:
-		return Loss{}, nil, ErrNothingLost
+		return lossAt{}, ErrNothingLost
 	case !errors.Is(err, cluster.ErrNoReplica):
-		return Loss{}, nil, err
+		return lossAt{}, err
 	}
-	if err := e.load(ctx, r); err != nil {
-		return Loss{}, nil, err
+	why, err := e.doubted(r)
+	if err == nil && why == "" {
+		err = e.load(ctx, r, func(string) {})
+	}
+	if err != nil {
+		return lossAt{}, err
 	}
 	loss := Loss{Device: e.Device, Head: head.Version, Survives: r.position().Version}
+	if why != "" {
+		loss.Survives = 0 // nothing but what is walked below
+		if head.Oldest > 1 {
+			return lossAt{}, fmt.Errorf("the replica on %q is not to be trusted (%s), and the journal begins at version %d: %w", e.Device, why, head.Oldest, cluster.ErrUnavailable)
+		}
+	}
 	survives, err := e.refsBefore(ctx, record, head, loss.Survives)
 	if err != nil {
-		return Loss{}, nil, err
+		return lossAt{}, err
 	}
 	last := repository.NewRefTable() // the refs at the head
 	last.SetHead(survives.Head())
@@ -80,11 +98,11 @@ func (e *Engine) loss(ctx context.Context, r *replica) (Loss, *repository.RefTab
 	closed := true
 	for entry, err := range e.Journal.Entries(ctx, r.id, loss.Survives, head.Version) {
 		if err != nil {
-			return Loss{}, nil, err
+			return lossAt{}, err
 		}
 		if closed {
 			if closed, err = r.repo.Closed(ctx, newValues(entry.Updates), knownClosed(survives, entry.Updates)); err != nil {
-				return Loss{}, nil, err
+				return lossAt{}, err
 			}
 		}
 		apply(last, entry)
@@ -97,13 +115,13 @@ func (e *Engine) loss(ctx context.Context, r *replica) (Loss, *repository.RefTab
 		loss.Entries = append(loss.Entries, entry)
 	}
 	if len(loss.Entries) == 0 {
-		return Loss{}, nil, ErrNothingLost
+		return lossAt{}, ErrNothingLost
 	}
 	loss.Refs = difference(last, survives)
 	if last.Head() != survives.Head() {
 		loss.NewHead = survives.Head()
 	}
-	return loss, survives, nil
+	return lossAt{loss, record, head, survives}, nil
 }
 
 // refsBefore returns the refs of a version that this replica shows, by the
@@ -154,16 +172,12 @@ func (e *Engine) AcceptLoss(ctx context.Context, id cluster.RepoID, told Loss, a
 		return "", err
 	}
 	defer r.unlock()
-	loss, survives, err := e.loss(ctx, r)
+	loss, err := e.loss(ctx, r)
 	if err != nil {
 		return "", err
 	}
 	if loss.Head != told.Head || loss.Survives != told.Survives {
 		return "", fmt.Errorf("meanwhile the newest version is %d and version %d survives; look again", loss.Head, loss.Survives)
-	}
-	record, head, err := e.Journal.LookupID(ctx, id)
-	if err != nil {
-		return "", err
 	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return "", err
@@ -176,8 +190,11 @@ func (e *Engine) AcceptLoss(ctx context.Context, id cluster.RepoID, told Loss, a
 			return "", err
 		}
 	}
+	// The condition is the head that was looked at: an entry that came since is not
+	// among those that this one takes back.
+	head := loss.head
 	entry := journal.Entry{
-		Epoch: head.Epoch, Version: head.Version + 1, Updates: loss.Refs, Head: loss.NewHead, Digest: survives.Digest(),
+		Epoch: head.Epoch, Version: head.Version + 1, Updates: loss.Refs, Head: loss.NewHead, Digest: loss.survives.Digest(),
 		Device: e.Device, Time: time.Now().UTC(), Copies: []cluster.DeviceName{e.Device}, GivenUp: loss.Survives + 1,
 		Pushes: []journal.Push{{ID: journal.NewID(), Actor: actor, Refs: len(loss.Refs)}},
 	}
@@ -185,7 +202,7 @@ func (e *Engine) AcceptLoss(ctx context.Context, id cluster.RepoID, told Loss, a
 	if err != nil {
 		return bundle, err
 	}
-	e.Log.Warn("versions were given up as lost", "repo", record.Name, "survives", loss.Survives, "head", loss.Head, "by", actor)
+	e.Log.Warn("versions were given up as lost", "repo", loss.repo.Name, "survives", loss.Survives, "head", loss.Head, "by", actor)
 	r.noteHead(next)
 	return bundle, e.catchUp(ctx, r, func(string) {})
 }

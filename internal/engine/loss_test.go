@@ -1,11 +1,17 @@
 package engine
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"gitcluster/internal/cluster"
 )
@@ -70,6 +76,48 @@ func TestAcceptLoss(t *testing.T) {
 	}
 }
 
+// watched is the other nodes, with something that happens when a pack is asked
+// for.
+type watched struct {
+	peersOf
+	pack func()
+}
+
+func (p watched) Pack(ctx context.Context, from cluster.DeviceName, id cluster.RepoID, wants, haves []cluster.OID) (io.ReadCloser, error) {
+	p.pack()
+	return p.peersOf.Pack(ctx, from, id, wants, haves)
+}
+
+// A push that comes while a loss is being accepted, on a node that only this one
+// cannot reach, is not run over: the entry that leads back counts from the version
+// that was looked at.
+func TestPushWhileALossIsAccepted(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	one := w.commit()
+	a.accept(set("refs/heads/main", "", one))
+	b.sync()
+	two := w.commit(one)
+	a.accept(set("refs/heads/main", one, two))
+	a.setDown(true)
+	loss, err := b.Loss(t.Context(), w.repo.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := false
+	b.Peers = watched{peersOf{b}, func() {
+		if !asked {
+			asked = true
+			a.accept(set("refs/heads/other", "", two))
+		}
+	}}
+	if _, err := b.AcceptLoss(t.Context(), w.repo.ID, loss, "tester", t.TempDir()); err == nil {
+		t.Error("accepted a loss that a push came before")
+	}
+	a.setDown(false)
+	w.same(map[string]string{"refs/heads/main": string(two), "refs/heads/other": string(two)})
+}
+
 // While one node that can be reached has everything, nothing is lost.
 func TestNothingIsLost(t *testing.T) {
 	w := newWorld(t, "a", "b")
@@ -122,4 +170,76 @@ func TestVerify(t *testing.T) {
 	if got := b.Verify(t.Context(), w.repo.ID, true); !got.OK() {
 		t.Errorf("after the repair: %+v", got)
 	}
+}
+
+// slowFsck has every `git fsck` wait until it is let go, and fail. It returns
+// what tells that one waits, and what lets it go.
+func slowFsck(t *testing.T) (waits func() bool, release func()) {
+	t.Helper()
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\nif [ \"$1\" = fsck ]; then : >%[1]s/waits; while [ ! -e %[1]s/go ]; do sleep 0.01; done; exit 1; fi\nexec %[2]s \"$@\"\n", dir, git)
+	if err := os.WriteFile(filepath.Join(dir, "git"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	release = sync.OnceFunc(func() { os.WriteFile(filepath.Join(dir, "go"), nil, 0o600) })
+	t.Cleanup(release)
+	return func() bool { _, err := os.Stat(filepath.Join(dir, "waits")); return err == nil }, release
+}
+
+// A replica whose objects are found to be missing is fenced between two pushes,
+// never in the middle of one.
+func TestFencedBetweenPushes(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.nodes["a"]
+	tips := a.history(1)
+	waits, release := slowFsck(t)
+	verdict := make(chan Verdict, 1)
+	go func() { verdict <- a.Verify(t.Context(), w.repo.ID, true) }()
+	w.await("the deep look", waits)
+	a.At = func(s Step) {
+		if s != StepPrepared {
+			return
+		}
+		release()
+		select { // it must not come to a verdict while this push goes on
+		case v := <-verdict:
+			t.Errorf("fenced in the middle of a push: %+v", v)
+			verdict <- v
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+	a.accept(set("refs/heads/main", tips[0], w.commit(tips[0])))
+	if v := <-verdict; v.OK() {
+		t.Error("a failed fsck is a sound replica")
+	}
+	if _, err := a.read(t.Context()); !errors.Is(err, cluster.ErrFenced) {
+		t.Errorf("it serves: %v", err)
+	}
+}
+
+// To be verified is not to be used: what nobody uses does not stay in memory.
+func TestVerifyForgets(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	tips := w.nodes["a"].history(2)
+	w.nodes["b"].sync()
+	b := w.restart("b", func(string) {})
+	for range 2 {
+		if v := b.Verify(t.Context(), w.repo.ID, false); !v.OK() || v.Refs != 1 {
+			t.Errorf("%+v", v)
+		}
+		if r := b.replica(w.repo.ID); r.table != nil || r.known.Load() != nil {
+			t.Error("the refs are still in memory")
+		}
+	}
+	next := w.commit(tips[1])
+	b.accept(set("refs/heads/main", tips[1], next))
+	if b.Verify(t.Context(), w.repo.ID, false); b.replica(w.repo.ID).table == nil {
+		t.Error("the refs of a replica in use have gone")
+	}
+	w.same(map[string]string{"refs/heads/main": string(next)})
 }

@@ -22,7 +22,7 @@ type replica struct {
 	repo  *repository.Repository              // guarded by apply
 	table *repository.RefTable                // guarded by apply; nil: to be read from disk
 	shown journal.Head                        // guarded by apply; the head whose refs the table holds
-	known atomic.Pointer[repository.RefTable] // the table last loaded, for those who do not hold apply
+	known atomic.Pointer[repository.RefTable] // the table last found to be the journal's, for those who do not hold apply
 
 	mu        sync.Mutex
 	doubt     *string      // why the disk is not to be trusted, or ""; nil: not looked up yet

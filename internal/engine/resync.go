@@ -67,7 +67,9 @@ func (e *Engine) Repair(ctx context.Context, id cluster.RepoID) (kept []Stray, e
 type Stray struct {
 	Ref   cluster.RefName `json:"ref"`
 	Value cluster.OID     `json:"value"`
-	Kept  cluster.RefName `json:"kept"` // where it is kept, below refs/strays/
+	// Kept is where it is kept, below refs/strays/; "" if objects that it reaches
+	// are missing, so that there is nothing to keep.
+	Kept cluster.RefName `json:"kept,omitempty"`
 }
 
 // resync is what the above describes. The caller holds apply.
@@ -77,29 +79,36 @@ func (e *Engine) resync(ctx context.Context, r *replica, why string, tell func(s
 	if err != nil {
 		return nil, err
 	}
+	if held, err := e.Journal.LockOf(ctx, r.id); err == nil && held.Device == e.Device {
+		r.hold(e.Device, held.By) // what they have done so far must not go
+		return nil, r.fence()
+	} else if err != nil && !errors.Is(err, cluster.ErrNotFound) {
+		return nil, err
+	}
 	tell(fmt.Sprintf("Comparing this replica with the journal: %s…", why))
 	repo, err := e.Store.Create(ctx, record)
 	if err != nil {
 		return nil, err
 	}
-	if err := repo.RemoveLocks(); err != nil {
+	if err := errors.Join(repo.RemoveLocks(), repo.RemoveBrokenRefs(record.InitialHead)); err != nil {
 		return nil, err
 	}
 	r.repo, r.table = repo, nil
-	r.known.Store(nil)
 	disk, err := repo.LoadRefs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := e.refsAt(ctx, record, head)
+	wanted, err := e.refsAt(ctx, r, record, head, disk)
 	if err != nil {
 		return nil, err
 	}
+	r.known.Store(nil)
+	if err := e.fetchAll(ctx, r, wanted, tell); err != nil {
+		return nil, err
+	}
+	// Not before it can be finished: each further attempt would keep them again.
 	strays, err := e.keepStrays(ctx, r, head, disk, wanted)
 	if err != nil {
-		return nil, err
-	}
-	if err := e.fetchAll(ctx, r, wanted, tell); err != nil {
 		return nil, err
 	}
 	updates := difference(disk, wanted)
@@ -143,10 +152,10 @@ func (e *Engine) resync(ctx context.Context, r *replica, why string, tell func(s
 }
 
 // refsAt returns the refs that the journal says a repository has at its head: by
-// its entries from the first on, or, where those have been trimmed, by a peer's refs
-// and the entries since. A peer is believed only if the outcome has the head's
-// digest.
-func (e *Engine) refsAt(ctx context.Context, record cluster.Repo, head journal.Head) (*repository.RefTable, error) {
+// its entries from the first on, or, where those have been trimmed, by the refs that
+// this node knew, or its disk shows, or a peer's, and the entries since. None is
+// believed unless the outcome has the head's digest. The caller holds apply.
+func (e *Engine) refsAt(ctx context.Context, r *replica, record cluster.Repo, head journal.Head, disk *repository.RefTable) (*repository.RefTable, error) {
 	if head.Oldest <= 1 {
 		table := repository.NewRefTable()
 		table.SetHead(record.InitialHead)
@@ -154,6 +163,18 @@ func (e *Engine) refsAt(ctx context.Context, record cluster.Repo, head journal.H
 			return nil, err
 		}
 		return table, nil
+	}
+	if table := r.known.Load(); table != nil && table.Digest() == head.Digest {
+		return table.Clone(), nil
+	}
+	if repo, err := e.Store.Open(r.id); err == nil {
+		at, err := repo.Applied()
+		if err == nil && at.Epoch == head.Epoch && at.Version+1 >= head.Oldest && at.Version <= head.Version {
+			table := disk.Clone()
+			if e.replayOnto(ctx, r.id, table, at.Version, head) == nil {
+				return table, nil
+			}
+		}
 	}
 	var failures []error
 	for _, device := range e.Peers.Nearest() {
@@ -168,7 +189,7 @@ func (e *Engine) refsAt(ctx context.Context, record cluster.Repo, head journal.H
 		if err == nil {
 			return table, nil
 		}
-		failures = append(failures, fmt.Errorf("%s: %w", device, err))
+		failures = append(failures, fmt.Errorf("%s: %v", device, err))
 	}
 	return nil, fmt.Errorf("the journal of %s begins at version %d, and no replica shows its refs: %w", record.ID, head.Oldest, errors.Join(append(failures, cluster.ErrNoReplica)...))
 }
@@ -197,11 +218,11 @@ func (e *Engine) replayOnto(ctx context.Context, id cluster.RepoID, table *repos
 // of it is strange.
 func (e *Engine) keepStrays(ctx context.Context, r *replica, head journal.Head, disk, wanted *repository.RefTable) ([]Stray, error) {
 	if applied, err := r.repo.Applied(); err == nil && applied.Digest == disk.Digest() && applied.Epoch == head.Epoch {
-		if applied.Version < head.Oldest {
+		if applied.Version < head.Oldest && applied.Version >= head.GivenUp {
 			return nil, nil // it was once, and is trimmed
 		}
 		had, given := false, false
-		for entry, err := range e.Journal.Entries(ctx, r.id, max(applied.Version, 1)-1, head.Version) {
+		for entry, err := range e.Journal.Entries(ctx, r.id, max(applied.Version, head.Oldest, 1)-1, head.Version) {
 			if err != nil {
 				return nil, err
 			}
@@ -217,19 +238,59 @@ func (e *Engine) keepStrays(ctx context.Context, r *replica, head journal.Head, 
 	var updates []cluster.RefUpdate
 	for ref, value := range disk.Values {
 		if wanted.Get(ref) != value {
-			s := Stray{Ref: ref, Value: value, Kept: cluster.RefName(folder + string(ref[len("refs"):]))}
-			strays = append(strays, s)
-			updates = append(updates, cluster.RefUpdate{Ref: s.Kept, New: value})
+			strays = append(strays, Stray{Ref: ref, Value: value})
 		}
 	}
+	// Git takes what any ref reaches for granted when it checks a push.
+	whole, err := e.whole(ctx, r.repo, strays, newValues(difference(repository.NewRefTable(), wanted)))
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range strays {
+		if !whole[s.Value] {
+			e.Log.Warn("a ref is not in the journal, and objects that it reaches are missing: it is not kept", "repo", r.id, "ref", s.Ref, "value", s.Value)
+			continue
+		}
+		strays[i].Kept = cluster.RefName(folder + string(s.Ref[len("refs"):]))
+		updates = append(updates, cluster.RefUpdate{Ref: strays[i].Kept, New: s.Value})
+	}
 	if len(updates) == 0 {
-		return nil, nil
+		return strays, nil
 	}
 	if err := transact(ctx, r.repo, updates); err != nil {
 		return nil, fmt.Errorf("keep %d strays: %w", len(updates), err)
 	}
 	slices.SortFunc(strays, func(a, b Stray) int { return strings.Compare(string(a.Ref), string(b.Ref)) })
 	return strays, nil
+}
+
+// whole finds the strays whose history is complete, given that that of haves is.
+func (e *Engine) whole(ctx context.Context, repo *repository.Repository, strays []Stray, haves []cluster.OID) (map[cluster.OID]bool, error) {
+	found := map[cluster.OID]bool{}
+	var search func([]Stray) error
+	search = func(part []Stray) error {
+		var values []cluster.OID
+		for _, s := range part {
+			values = append(values, s.Value)
+		}
+		ok, err := repo.Closed(ctx, values, haves)
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			for _, value := range values {
+				found[value] = true
+			}
+		case len(part) > 1:
+			half := len(part) / 2
+			if err := search(part[:half]); err != nil {
+				return err
+			}
+			return search(part[half:])
+		}
+		return nil
+	}
+	return found, search(strays)
 }
 
 // fetchAll gets whatever the wanted refs reach and the disk lacks. Nothing that is
@@ -258,7 +319,7 @@ func (e *Engine) fetchAll(ctx context.Context, r *replica, wanted *repository.Re
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		failures = append(failures, fmt.Errorf("%s: %w", device, err))
+		failures = append(failures, fmt.Errorf("%s: %v", device, err))
 	}
 	return fmt.Errorf("resynchronize repository %s: %w", r.id, errors.Join(append(failures, cluster.ErrNoReplica)...))
 }
@@ -296,7 +357,16 @@ func (e *Engine) WriteRefs(ctx context.Context, id cluster.RepoID, write func(at
 		r.unlock()
 		return fmt.Errorf("this replica is not to be trusted itself (%s): %w", why, errors.Join(err, cluster.ErrUnavailable))
 	}
-	if err := e.catchUp(wait, r, func(string) {}); err != nil {
+	// Not first brought to the head: that could take a resynchronization, in which
+	// this node would ask the one that asks. Who asks adds the entries since.
+	err := e.load(wait, r, func(string) {})
+	if err == nil {
+		err = r.fence()
+	}
+	if err == nil && !r.asRecorded() {
+		err = e.catchUp(wait, r, func(string) {})
+	}
+	if err != nil {
 		r.unlock()
 		return err
 	}

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
@@ -218,6 +221,21 @@ func TestTrimmedJournal(t *testing.T) {
 	w.same(map[string]string{"refs/heads/main": string(next)})
 }
 
+// Two nodes that are older than the journal do not wait for each other's refs.
+func TestTwoOlderThanTheJournal(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	c := w.nodes["c"]
+	tips := c.history(6)
+	if err := c.Journal.Trim(t.Context(), w.repo.ID, 5); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	w.same(map[string]string{"refs/heads/main": string(tips[5])})
+	if took := time.Since(start); took > refsPatience/2 {
+		t.Errorf("that took %v", took)
+	}
+}
+
 // Old entries go by themselves.
 func TestEngineTrims(t *testing.T) {
 	w := newWorld(t, "a", "b")
@@ -255,4 +273,266 @@ func (n *node) newestHead() journal.Head {
 		n.w.t.Fatal(err)
 	}
 	return head
+}
+
+// strays returns what is kept aside in a replica, as "value ref" lines.
+func (n *node) strays() []string {
+	n.w.t.Helper()
+	out := n.w.git(n.Store.Path(n.w.repo.ID), "for-each-ref", "--format=%(objectname) %(refname)", "refs/strays")
+	return slices.Collect(strings.Lines(out))
+}
+
+func doubt(t *testing.T, dir string) {
+	t.Helper()
+	if err := (&repository.Repository{Dir: dir}).SetDoubt("a test says so"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// removePackOf removes the pack that holds an object.
+func (w *world) removePackOf(dir string, oid cluster.OID) {
+	w.t.Helper()
+	packs, err := filepath.Glob(filepath.Join(dir, "objects/pack/*.idx"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, idx := range packs {
+		if strings.Contains(w.git(dir, "verify-pack", "-v", idx), string(oid)+" commit") {
+			for _, end := range []string{".idx", ".pack", ".rev"} {
+				os.Remove(strings.TrimSuffix(idx, ".idx") + end)
+			}
+			return
+		}
+	}
+	w.t.Fatalf("no pack has %s", oid)
+}
+
+// A resynchronization that fails and is tried again keeps the strays once.
+func TestStraysAreKeptOnce(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.nodes["a"]
+	tips := a.history(2)
+	w.nodes["b"].sync()
+	stray := w.commit(tips[0])
+	w.nodes["b"].upload(stray)
+	a.accept(set("refs/heads/main", tips[1], w.commit(tips[1]))) // b lacks it
+	a.setDown(true)
+	b := w.restart("b", func(dir string) {
+		w.git(dir, "update-ref", "refs/heads/other", string(stray))
+		doubt(t, dir)
+	})
+	for range 3 {
+		if _, err := b.read(t.Context()); !errors.Is(err, cluster.ErrNoReplica) {
+			t.Fatal(err)
+		}
+	}
+	a.setDown(false)
+	b.sync()
+	if kept := b.strays(); len(kept) != 2 { // main at its version, too: the disk is not what was recorded
+		t.Errorf("kept %q", kept)
+	}
+}
+
+// A disk whose refs name what is not there, or not whole, follows the journal
+// all the same; of such a value nothing can be kept, and nothing may rest on it.
+func TestStraysWithoutObjects(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.nodes["a"]
+	tips := a.history(2)
+	w.nodes["b"].sync()
+	b := w.nodes["b"]
+	dir := b.Store.Path(w.repo.ID)
+	gone, root := w.commit(tips[1]), w.commit()
+	headless := w.commit(root) // its parent is not there
+	commit := w.git(w.work, "cat-file", "commit", string(headless)) + "\n"
+	cmd := exec.Command("git", "hash-object", "-t", "commit", "-w", "--stdin", "--literally")
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(commit)
+	if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != string(headless) {
+		t.Fatalf("%s, %v", out, err)
+	}
+	for ref, value := range map[string]cluster.OID{"gone": gone, "headless": headless} {
+		if err := os.WriteFile(filepath.Join(dir, "refs/heads", ref), []byte(string(value)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := b.Repair(t.Context(), w.repo.ID)
+	if err != nil || len(kept) != 2 || kept[0].Kept != "" || kept[1].Kept != "" {
+		t.Errorf("kept %v, %v", kept, err)
+	}
+	w.same(map[string]string{"refs/heads/main": string(tips[1])})
+	if v := b.Verify(t.Context(), w.repo.ID, true); !v.OK() {
+		t.Errorf("after the repair: %+v", v)
+	}
+}
+
+// A ref file that is no ref, as a disk that rots may leave it, is repaired, too.
+func TestBrokenRefIsRepaired(t *testing.T) {
+	for _, contents := range []string{"", "no ref\n"} {
+		w := newWorld(t, "a", "b")
+		tips := w.nodes["a"].history(2)
+		v, _ := w.nodes["b"].sync()
+		b := w.restart("b", func(string) {
+			for _, ref := range []string{"refs/heads/main", "refs/heads/alien"} {
+				if err := os.WriteFile(filepath.Join(v.Dir, ref), []byte(contents), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if _, err := b.read(t.Context()); !errors.Is(err, cluster.ErrFenced) {
+			t.Fatal(err)
+		}
+		if _, err := b.Repair(t.Context(), w.repo.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.same(map[string]string{"refs/heads/main": string(tips[1])})
+	}
+}
+
+// A doubted replica whose refs, with the entries since, lead to the head's digest
+// needs no peer to tell it its refs: a node that is alone could never be right again.
+func TestDoubtedAndAlone(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.nodes["a"]
+	tips := a.history(6)
+	if err := a.Journal.Trim(t.Context(), w.repo.ID, 5); err != nil {
+		t.Fatal(err)
+	}
+	a = w.restart("a", func(dir string) { doubt(t, dir) })
+	w.same(map[string]string{"refs/heads/main": string(tips[5])})
+	// Nor does one that was edited while its node ran.
+	w.git(a.Store.Path(w.repo.ID), "update-ref", "refs/heads/main", string(tips[0]))
+	if _, err := a.Repair(t.Context(), w.repo.ID); err != nil {
+		t.Fatal(err)
+	}
+	a.dropStrays()
+	w.same(map[string]string{"refs/heads/main": string(tips[5])})
+}
+
+func (n *node) dropStrays() {
+	n.w.t.Helper()
+	for _, s := range n.strays() {
+		_, ref, _ := strings.Cut(strings.TrimSpace(s), " ")
+		n.w.git(n.Store.Path(n.w.repo.ID), "update-ref", "-d", ref)
+	}
+}
+
+// A replica that shows less than it has reported was restored from a backup,
+// even one of this life of the node, and so made while it was being written.
+func TestOlderThanItReported(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	tips := a.history(1)
+	b.sync()
+	tips = append(tips, a.historyFrom(tips[0], 1)...)
+	v, _ := b.sync()
+	backup := filepath.Join(t.TempDir(), "backup")
+	if err := os.CopyFS(backup, os.DirFS(v.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	tips = append(tips, a.historyFrom(tips[1], 2)...)
+	b.sync()
+	if err := b.report(t.Context(), w.repo.ID); err != nil {
+		t.Fatal(err)
+	}
+	b = w.restart("b", func(dir string) {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(dir, os.DirFS(backup)); err != nil {
+			t.Fatal(err)
+		}
+		w.removePackOf(dir, tips[0])
+	})
+	a.CopyBound = time.Second
+	one := w.commit(tips[3])
+	if got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", tips[3], one)}})); got["refs/heads/main"] != "" {
+		t.Fatal(got)
+	}
+	if !b.holds(one) {
+		t.Error("b is counted, and does not hold the push")
+	}
+	w.same(map[string]string{"refs/heads/main": string(one)})
+}
+
+// A doubted replica counts for nothing before it was resynchronized, whatever
+// somebody has looked at meanwhile.
+func TestDoubtedReplicaTakesNoCopy(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.nodes["a"]
+	tips := a.history(1)
+	w.nodes["b"].sync()
+	tips = append(tips, a.historyFrom(tips[0], 1)...)
+	w.nodes["b"].sync()
+	b := w.restart("b", func(dir string) {
+		w.removePackOf(dir, tips[0])
+		doubt(t, dir)
+	})
+	a.setDown(true)
+	if loss, err := b.Loss(t.Context(), w.repo.ID); err != nil || loss.Survives != 0 {
+		t.Errorf("of a replica without its history %d versions survive, %v", loss.Survives, err)
+	}
+	a.setDown(false)
+	one := w.commit(tips[1])
+	a.CopyBound = time.Second
+	if got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", tips[1], one)}})); got["refs/heads/main"] != "" {
+		t.Fatal(got)
+	}
+	if !b.holds(one) {
+		t.Error("b is counted, and does not hold the push")
+	}
+}
+
+// Refs that are not the journal's are nothing to rest a copy on.
+func TestEditedReplicaTakesNoCopy(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.nodes["a"]
+	tips := a.history(1)
+	w.nodes["b"].sync()
+	two := w.commit(tips[0])
+	w.restart("b", func(dir string) {
+		commit := w.git(w.work, "cat-file", "commit", string(two)) + "\n"
+		cmd := exec.Command("git", "hash-object", "-t", "commit", "-w", "--stdin", "--literally")
+		cmd.Dir, cmd.Stdin = dir, strings.NewReader(commit)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s, %v", out, err)
+		}
+		w.git(dir, "update-ref", "refs/heads/main", string(two)) // without its tree
+	})
+	a.CopyBound = time.Second
+	a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", tips[0], two)}})
+	if e := w.newest(); slices.Contains(e.Copies, "b") && !w.nodes["b"].holds(two) {
+		t.Errorf("the entry counts b, which does not hold the push: %+v", e)
+	}
+}
+
+// A replica that comes back with what was given up keeps it, also when the entry
+// that gave it up was trimmed meanwhile.
+func TestGivenUpAndTrimmed(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a, b := w.nodes["a"], w.nodes["b"]
+	tips := a.history(1)
+	b.sync()
+	w.nodes["c"].sync()
+	lost := w.commit(tips[0])
+	a.accept(set("refs/heads/main", tips[0], lost))
+	a.setDown(true)
+	loss, err := b.Loss(t.Context(), w.repo.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.AcceptLoss(t.Context(), w.repo.ID, loss, "tester", t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	tips = append(tips, b.historyFrom(tips[0], 4)...)
+	if err := b.Journal.Trim(t.Context(), w.repo.ID, 6); err != nil {
+		t.Fatal(err)
+	}
+	a.setDown(false)
+	a = w.restart("a", func(string) {})
+	if _, refs := a.sync(); refs["refs/heads/main"] != string(tips[4]) {
+		t.Errorf("a shows %v", refs)
+	}
+	if kept := a.strays(); len(kept) != 1 || !strings.HasPrefix(kept[0], string(lost)) {
+		t.Errorf("kept %q, want %s", kept, lost)
+	}
 }

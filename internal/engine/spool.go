@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 )
 
 // A spool is a stream written once and read by several at their own pace, while
@@ -18,6 +19,8 @@ type spool struct {
 	head    []byte     // the first spoolMemory bytes
 	file    *os.File   // the rest; removed from its folder as soon as it is open
 	size    int64
+	began   time.Time
+	took    time.Duration // until it ended
 	done    bool
 	err     error // why the stream ended early
 	readers int
@@ -30,7 +33,7 @@ const spoolMemory = 4 << 20
 var errNoReader = errors.New("nobody reads it any more")
 
 func newSpool(dir string) *spool {
-	s := &spool{dir: dir}
+	s := &spool{dir: dir, began: time.Now()}
 	s.more = sync.NewCond(&s.mu)
 	return s
 }
@@ -66,9 +69,19 @@ func (s *spool) Write(p []byte) (int, error) {
 func (s *spool) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.done, s.err = true, err
+	s.done, s.err, s.took = true, err, time.Since(s.began)
 	s.more.Broadcast()
 	s.release()
+}
+
+// progress returns how long the stream is, and for how long it has been written.
+func (s *spool) progress() (size int64, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return s.size, s.took
+	}
+	return s.size, time.Since(s.began)
 }
 
 // open returns a reader from the beginning, or nil if the stream failed or is

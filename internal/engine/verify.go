@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,13 +53,24 @@ func (e *Engine) Verify(ctx context.Context, id cluster.RepoID, deep bool) Verdi
 	if err == nil && deep {
 		// Without the lock: objects do not change, and this may take minutes.
 		if err = e.fsck(ctx, id); err != nil && context.Cause(ctx) == nil {
-			e.fenceOff(r, "objects are missing or broken: %v", err)
+			err = e.fenceBroken(ctx, r, err)
 		}
 	}
 	if err != nil {
 		v.Problem = err.Error()
 	}
 	return v
+}
+
+// fenceBroken fences a replica whose objects were found wanting; a push that is
+// under way finishes first.
+func (e *Engine) fenceBroken(ctx context.Context, r *replica, found error) error {
+	if err := r.lock(ctx); err != nil {
+		return errors.Join(found, err)
+	}
+	defer r.unlock()
+	e.fenceOff(r, "objects are missing or broken: %v", found)
+	return found
 }
 
 // compare reads the refs on disk, under the apply lock, and compares them with
@@ -73,6 +85,14 @@ func (e *Engine) compare(ctx context.Context, r *replica, v *Verdict) error {
 		return err
 	}
 	r.noteHead(head)
+	if r.table == nil {
+		// Nobody has used it since the node's start. All replicas come by here,
+		// and not all their refs may stay in memory.
+		defer func() {
+			r.table = nil
+			r.known.Store(nil)
+		}()
+	}
 	if r.fence() == nil {
 		if err := e.catchUp(ctx, r, func(string) {}); err != nil && r.fence() == nil {
 			return err
@@ -91,7 +111,7 @@ func (e *Engine) compare(ctx context.Context, r *replica, v *Verdict) error {
 		return nil
 	}
 	// Which refs are wrong is worth a look at the whole journal.
-	wanted, err := e.refsAt(ctx, record, head)
+	wanted, err := e.refsAt(ctx, r, record, head, disk)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ type Entry struct {
 	// A large update list is kept in chunks, written before the entry.
 	Chunks    int    `json:"chunks,omitempty"`
 	ChunkHash string `json:"chunk_hash,omitempty"` // SHA-256 of the list's JSON
-	ChunkPush string `json:"chunk_push,omitempty"` // the push id in the chunks' keys
+	ChunkID   string `json:"chunk_id,omitempty"`   // in the chunks' keys; no two appends share one
 }
 
 // A Push says who made some of an entry's updates. The updates of the pushes
@@ -104,20 +104,23 @@ func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e En
 		return Head{}, err
 	}
 	for n, chunk := range chunks {
-		if err := j.put(ctx, chunkKey(id, stored.ChunkPush, n), chunk); err != nil {
+		if err := j.put(ctx, chunkKey(id, stored.ChunkID, n), chunk); err != nil {
 			return Head{}, err // garbage chunks are harmless; no entry names them
 		}
 	}
 	defer func() {
 		// A refused entry's chunks are named by nothing, ever.
 		if err != nil && len(chunks) > 0 && !errors.Is(err, ErrUnclear) {
-			j.kv.Delete(ctx, keyChunk+string(id)+"/"+stored.ChunkPush+"/", clientv3.WithPrefix())
+			j.kv.Delete(ctx, keyChunk+string(id)+"/"+stored.ChunkID+"/", clientv3.WithPrefix())
 		}
 	}()
 	next := head
 	next.Position, next.Device = e.Position(), e.Device
 	if next.Oldest == 0 {
 		next.Oldest = e.Version
+	}
+	if e.GivenUp > 0 {
+		next.GivenUp = e.Version
 	}
 	headKey, key := keyHead+string(id), entryKey(id, e.Version)
 	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(headKey), "=", head.rev), lock}
@@ -235,8 +238,8 @@ func (j *Journal) Trim(ctx context.Context, id cluster.RepoID, oldest cluster.Ve
 		for _, kv := range r.Kvs {
 			ops = append(ops, clientv3.OpDelete(string(kv.Key)))
 			var e Entry
-			if json.Unmarshal(kv.Value, &e) == nil && e.ChunkPush != "" {
-				ops = append(ops, clientv3.OpDelete(keyChunk+string(id)+"/"+e.ChunkPush+"/", clientv3.WithPrefix()))
+			if json.Unmarshal(kv.Value, &e) == nil && e.ChunkID != "" {
+				ops = append(ops, clientv3.OpDelete(keyChunk+string(id)+"/"+e.ChunkID+"/", clientv3.WithPrefix()))
 			}
 		}
 		if _, err := j.kv.Txn(ctx).Then(ops...).Commit(); err != nil {
@@ -305,7 +308,7 @@ func (j *Journal) updates(ctx context.Context, id cluster.RepoID, e Entry) ([]cl
 	}
 	var data []byte
 	for n := range e.Chunks {
-		r, err := j.get(ctx, chunkKey(id, e.ChunkPush, n))
+		r, err := j.get(ctx, chunkKey(id, e.ChunkID, n))
 		if err != nil {
 			return nil, err
 		}
@@ -337,7 +340,9 @@ func split(e Entry) (Entry, []string, error) {
 		return e, nil, errors.New("a large entry without a push id")
 	}
 	sum := sha256.Sum256(data)
-	e.ChunkHash, e.ChunkPush, e.Updates = hex.EncodeToString(sum[:]), e.Pushes[0].ID, nil
+	// Not the push's id: a push that is tried again must not share its chunks with
+	// the attempt before, whose removal may yet be on its way to etcd.
+	e.ChunkHash, e.ChunkID, e.Updates = hex.EncodeToString(sum[:]), NewID(), nil
 	var chunks []string
 	for len(data) > 0 {
 		n := min(len(data), chunkBytes)

@@ -311,6 +311,47 @@ func TestLargeEntry(t *testing.T) {
 	})
 }
 
+// lateKV loses the answers of deletions, which etcd carries out when they are let
+// go.
+type lateKV struct {
+	clientv3.KV
+	late []func()
+}
+
+func (l *lateKV) Delete(_ context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
+	l.late = append(l.late, func() { l.KV.Delete(context.Background(), key, opts...) })
+	return nil, context.DeadlineExceeded
+}
+
+// A large push that lost and is tried again keeps its chunks, however late the
+// first attempt's are removed.
+func TestLargeEntryIsTriedAgain(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		repo, old := w.create("a")
+		late := &lateKV{KV: w.client}
+		j := NewOver(w.client, late)
+		e := entry(old, 1)
+		e.Updates = many(10_000)
+		head := w.append(repo.ID, old, entry(old, 2))
+		if _, err := j.Append(t.Context(), repo.ID, old, e, nil); !errors.Is(err, ErrHeadMoved) {
+			t.Fatal(err)
+		}
+		e.Version = 2
+		if _, err := j.Append(t.Context(), repo.ID, head, e, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, land := range late.late {
+			land()
+		}
+		if got, err := w.Entries(t.Context(), repo.ID, 0, 2); err != nil || len(got) != 2 || !slices.Equal(got[1].Updates, e.Updates) {
+			t.Errorf("%d entries, %v", len(got), err)
+		}
+		if n := w.count(keyChunk + string(repo.ID) + "/"); n == 0 {
+			t.Error("no chunks are left")
+		}
+	})
+}
+
 func TestLargeEntryNeedsAPush(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
 		repo, head := w.create("a")

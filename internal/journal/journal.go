@@ -59,6 +59,9 @@ type Head struct {
 	cluster.Position
 	Oldest cluster.Version    `json:"oldest"`           // the first entry that has not been trimmed
 	Device cluster.DeviceName `json:"device,omitempty"` // who appended the newest entry
+	// GivenUp is the newest version that gave up others before it as lost; it stays
+	// when that entry is trimmed.
+	GivenUp cluster.Version `json:"given_up,omitempty"`
 
 	rev int64 // etcd's modification revision of the key
 }
@@ -90,8 +93,8 @@ func entryKey(id cluster.RepoID, v cluster.Version) string {
 	return fmt.Sprintf("%s%s/%016x", keyJournal, id, uint64(v))
 }
 
-func chunkKey(id cluster.RepoID, push string, n int) string {
-	return fmt.Sprintf("%s%s/%s/%06d", keyChunk, id, push, n)
+func chunkKey(id cluster.RepoID, chunk string, n int) string {
+	return fmt.Sprintf("%s%s/%s/%06d", keyChunk, id, chunk, n)
 }
 
 // Lookup finds a repository by name, with its head, in one linearizable read.

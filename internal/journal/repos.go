@@ -201,6 +201,14 @@ func (j *Journal) ReportReplica(ctx context.Context, r Replica) error {
 	return j.put(ctx, keyReplica+string(r.Repo)+"/"+string(r.Device), encode(r))
 }
 
+// ReportedReplica returns what a device last reported of its copy of a
+// repository, or [cluster.ErrNotFound].
+func (j *Journal) ReportedReplica(ctx context.Context, id cluster.RepoID, device cluster.DeviceName) (Replica, error) {
+	r := Replica{Repo: id, Device: device}
+	err := j.record(ctx, keyReplica+string(id)+"/"+string(device), &r)
+	return r, err
+}
+
 // Replicas returns the reports on one repository, or on all if id is "".
 func (j *Journal) Replicas(ctx context.Context, id cluster.RepoID) ([]Replica, error) {
 	prefix := keyReplica

@@ -54,16 +54,24 @@ func (p *Peers) Commit(ctx context.Context, on cluster.DeviceName, c Commit) ([]
 		return nil, fmt.Errorf("%w: %w", ErrUnclear, err)
 	}
 	var answer committed
-	err = readLine(bufio.NewReader(s), &answer)
-	switch {
-	case err != nil:
+	if err := readLine(bufio.NewReader(s), &answer); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnclear, err)
-	case answer.Unclear:
-		return nil, fmt.Errorf("%w: %s", ErrUnclear, answer.Error)
-	case answer.Error != "" || len(answer.Results) != len(c.Updates):
-		return nil, fmt.Errorf("%w: %s", ErrNotTried, answer.Error)
 	}
-	return answer.Results, nil
+	return answer.outcome(c)
+}
+
+// outcome is what an answer means. Only one that says so is a push that was not
+// tried.
+func (a committed) outcome(c Commit) ([]cluster.RefResult, error) {
+	switch {
+	case a.Error != "" && !a.Unclear:
+		return nil, fmt.Errorf("%w: %s", ErrNotTried, a.Error)
+	case a.Error != "" || a.Unclear:
+		return nil, fmt.Errorf("%w: %s", ErrUnclear, a.Error)
+	case len(a.Results) != len(c.Updates):
+		return nil, fmt.Errorf("%w: it tells of %d refs and was asked for %d", ErrUnclear, len(a.Results), len(c.Updates))
+	}
+	return a.Results, nil
 }
 
 // A Committer commits pushes that other nodes have received. Its errors are as
@@ -78,10 +86,31 @@ func ServeCommit(ctx context.Context, by Committer, r io.Reader, w io.Writer) er
 	if err := readLine(bufio.NewReader(r), &c); err != nil {
 		return err
 	}
+	if err := c.check(); err != nil {
+		return json.NewEncoder(w).Encode(committed{Error: err.Error()})
+	}
 	results, err := by.CommitFor(ctx, c)
 	answer := committed{Results: results}
 	if err != nil {
 		answer = committed{Error: err.Error(), Unclear: !errors.Is(err, ErrNotTried)}
 	}
 	return json.NewEncoder(w).Encode(answer)
+}
+
+func (c Commit) check() error {
+	if _, err := cluster.ParseRepoID(string(c.Repo)); err != nil {
+		return err
+	}
+	if c.ID == "" || len(c.Updates) == 0 || len(c.Updates) > maxQuestion {
+		return fmt.Errorf("a push %q of %d refs", c.ID, len(c.Updates))
+	}
+	for _, u := range c.Updates {
+		for _, value := range []cluster.OID{u.Old, u.New} {
+			// They become lines of what Git reads.
+			if _, err := cluster.ParseOID(string(value)); err != nil && value != "" {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -13,8 +13,8 @@ import (
 // A RefTable is all refs of a repository in memory, with what the engine must
 // know of them in time that does not grow with their number: a ref's value,
 // whether a name would clash with another, and the digest. One goroutine may
-// change it and use all its methods; beside that one, others may call Get, Head and
-// Values.
+// change it and use all its methods; beside that one, others may call Get, Head,
+// Values and Clone.
 type RefTable struct {
 	mu      sync.RWMutex // held to change what Get, Head and Values read
 	refs    map[cluster.RefName]cluster.OID
@@ -31,6 +31,16 @@ func NewRefTable() *RefTable {
 		folders: map[string]int{},
 		folded:  map[string][]cluster.RefName{},
 	}
+}
+
+// Clone returns a copy that is its caller's alone.
+func (t *RefTable) Clone() *RefTable {
+	c := NewRefTable()
+	for ref, value := range t.Values {
+		c.set(ref, value)
+	}
+	c.SetHead(t.Head())
+	return c
 }
 
 // Get returns a ref's value, or "" if there is none.

@@ -256,6 +256,39 @@ func (r *Repository) LoadRefs(ctx context.Context) (*RefTable, error) {
 	return t, nil
 }
 
+// RemoveBrokenRefs removes loose refs that are none, as a disk that rots leaves
+// them, and points a HEAD that names no branch at head: Git would read neither, and
+// refuse to write over them. The caller must be the only writer.
+func (r *Repository) RemoveBrokenRefs(head cluster.RefName) error {
+	err := filepath.WalkDir(filepath.Join(r.Dir, "refs"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || soundRef(path) {
+			return err
+		}
+		return os.Remove(path)
+	})
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(r.Dir, "HEAD")
+	if data, err := os.ReadFile(file); err != nil || strings.HasPrefix(string(data), symbolicRef) && strings.TrimSpace(string(data)) != symbolicRef {
+		return err
+	}
+	return durable.WriteFile(file, []byte(symbolicRef+strings.TrimPrefix(string(head), "refs/")+"\n"), 0o600)
+}
+
+// symbolicRef begins a file that names a ref (gitrepository-layout(5)).
+const symbolicRef = "ref: refs/"
+
+// soundRef reports whether a file holds a value or the name of a ref.
+func soundRef(path string) bool {
+	data, err := os.ReadFile(path)
+	if err != nil || strings.HasPrefix(string(data), symbolicRef) {
+		return err == nil
+	}
+	oid, err := cluster.ParseOID(strings.TrimSpace(string(data)))
+	return err == nil && !oid.IsZero()
+}
+
 // SetHead points HEAD at a branch, synced to disk.
 func (r *Repository) SetHead(ctx context.Context, head cluster.RefName) error {
 	if err := r.run.Run(ctx, gitcmd.SetHead(r.Dir, head), gitexec.IO{}); err != nil {

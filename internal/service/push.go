@@ -51,6 +51,10 @@ func (s *Service) ReceivePack(ctx context.Context, q Request) error {
 }
 
 func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, error) {
+	// Counted before it is asked whether it may be: who has heard of the drain and
+	// then counts no push will see none come.
+	s.begun.Add(1)
+	defer s.begun.Add(-1)
 	if err := s.takesPushes(); err != nil {
 		return nil, err
 	}
@@ -199,11 +203,7 @@ func reassure(stderr io.Writer) (stop func()) {
 }
 
 // Pushes returns how many pushes are in progress on this node.
-func (s *Service) Pushes() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.pushes)
-}
+func (s *Service) Pushes() int { return int(s.begun.Load()) }
 
 // pushOf finds the push a token belongs to. Whoever has the token could speak
 // for the push, so the time this takes must not tell how much of one is right.

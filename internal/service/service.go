@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gitcluster/internal/access"
@@ -60,6 +61,7 @@ type Service struct {
 	Options
 	mu     sync.Mutex
 	pushes map[string]*push // by token
+	begun  atomic.Int64     // pushes that may yet become one of these, and these
 }
 
 // New returns a service.
@@ -138,17 +140,22 @@ func (s *Service) Read(ctx context.Context, q *Request, what string, do func(con
 
 // turn waits until this node may start one more Git process for the client.
 func (s *Service) turn(ctx context.Context, q Request) (leave func(), err error) {
-	holder := q.Identity.String()
-	if q.Identity == (cluster.Identity{}) {
-		holder = q.Remote.Addr().String() // strangers take turns by address
-	}
-	leave, err = s.Turns.Enter(ctx, holder, func(ahead int) {
+	leave, err = s.Turns.Enter(ctx, Holder(q.Identity, q.Remote), func(ahead int) {
 		q.tell(fmt.Sprintf("This node is busy; %d requests are waiting before this one…", ahead))
 	})
 	if errors.Is(err, queue.ErrFull) {
 		err = cluster.WithHint(err, "try again in a while")
 	}
 	return leave, err
+}
+
+// Holder is in whose name places and memory are counted: an identity's, or of strangers
+// that of the network that one of them controls.
+func Holder(id cluster.Identity, remote netip.AddrPort) string {
+	if id == (cluster.Identity{}) {
+		return access.Source(remote.Addr()).String()
+	}
+	return id.String()
 }
 
 func (q *Request) tell(line string) {
@@ -278,6 +285,8 @@ func (s *Service) resolve(ctx context.Context, id cluster.Identity, name cluster
 		return at, notFound(name)
 	case has >= need:
 		return at, nil
+	case id.ReadOnly:
+		return at, fmt.Errorf("%s may not %s %q with a token that is for reading: %w", id, need, name, cluster.ErrDenied)
 	}
 	return at, cluster.WithHint(fmt.Errorf("%s may %s %q but not %s it: %w", id, has, name, need, cluster.ErrDenied),
 		fmt.Sprintf("an administrator can allow it: git cluster grant %s %s %s", subject(id), need, name))
