@@ -19,7 +19,8 @@ type DiffQuery struct {
 	Context     int      // lines around a change: 0 means 3, below 0 none, at most 100
 	IgnoreSpace bool     // all of it, as `git diff -w`
 	// MaxFiles bounds Files (at most 5,000; 0 means 1,000), MaxLines the lines of a
-	// file (0 means 2,000), MaxTotal those of all files (at most 50,000; 0 means 20,000).
+	// file (0 means 2,000), MaxTotal those of all files (at most 50,000; 0 means 20,000). Their
+	// text is at most 4 MiB.
 	MaxFiles, MaxLines, MaxTotal int
 }
 
@@ -96,6 +97,7 @@ func (r *Repo) diff(ctx context.Context, q DiffQuery, hunks bool) (Diff, error) 
 		maxFiles: atMost(q.MaxFiles, 1000, 5000),
 		maxLines: atMost(q.MaxLines, 2000, 50_000),
 		room:     atMost(q.MaxTotal, 20_000, 50_000),
+		bytes:    maxPatch,
 	}
 	if err := r.stream(ctx, gitcmd.Diff(r.dir, c), nil, p.read); err != nil {
 		return Diff{}, r.explain(ctx, err, TypeTree, q.Old, q.New)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -351,7 +352,7 @@ func TestMalformedPatch(t *testing.T) {
 	const head = ":100644 100644 1 2 M\x00f\x001\t1\tf\x00\x00"
 	good := head + "diff --git a/f b/f\nindex 1..2 100644\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n-a\n+b\n"
 	read := func(s string) (Diff, error) {
-		p := parser{hunks: true, maxFiles: 10, maxLines: 10, room: 10}
+		p := parser{hunks: true, maxFiles: 10, maxLines: 10, room: 10, bytes: 1000}
 		err := p.read(newReader(s))
 		return p.diff, err
 	}
@@ -372,7 +373,7 @@ func FuzzParser(f *testing.F) {
 	f.Add(":100644 100644 1 2 M\x00f\x001\t1\tf\x00\x00diff --git a/f b/f\n@@ -1 +1 @@\n-a\n+b\n\\ No newline\n")
 	f.Add(":100644 100644 1 2 R90\x00f\x00g\x00-\t-\t\x00f\x00g\x00\x00")
 	f.Fuzz(func(t *testing.T, s string) {
-		p := parser{hunks: true, maxFiles: 10, maxLines: 10, room: 20}
+		p := parser{hunks: true, maxFiles: 10, maxLines: 10, room: 20, bytes: 1000}
 		p.read(newReader(s))
 		lines := 0
 		for _, file := range p.diff.Files {
@@ -391,4 +392,40 @@ func FuzzParser(f *testing.F) {
 		(&walk{wanted: map[string]Entry{"a": {}}, last: map[string]Commit{}}).read(newReader(s))
 		date(s)
 	})
+}
+
+// TestWideLines has few lines, and each is so long that all of them would fill a node's memory.
+func TestWideLines(t *testing.T) {
+	w := newWorld(t, cluster.SHA1)
+	wide := strings.Repeat(strings.Repeat("\x01", maxText-1)+"\n", 1500)
+	commit := w.commit("refs/heads/main", "wide", nil, file("a", wide), file("b", "b\n"))
+	d := must(w.Diff(t.Context(), DiffQuery{New: commit}))(t)
+	bytes := 0
+	for _, f := range d.Files {
+		if !f.Truncated || f.Added == 0 {
+			t.Errorf("%s: truncated = %v, %d lines added", f.NewPath, f.Truncated, f.Added)
+		}
+		for _, h := range f.Hunks {
+			for _, l := range h.Lines {
+				bytes += len(l.Text)
+			}
+		}
+	}
+	if bytes == 0 || bytes > maxPatch+maxText {
+		t.Errorf("%d bytes of lines", bytes)
+	}
+}
+
+// TestGreedyPattern is a pattern of which the C library would make an automaton of many
+// gigabytes.
+func TestGreedyPattern(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("nothing bounds the memory of a process here")
+	}
+	w := newWorld(t, cluster.SHA1)
+	commit := w.commit("refs/heads/main", "x", nil, file("a", "x\n"))
+	_, _, err := w.Grep(t.Context(), GrepQuery{Root: commit, Pattern: "((x{1,255}){1,255}){1,255}", Regexp: true})
+	if !errors.Is(err, ErrBadQuery) {
+		t.Errorf("error %v", err)
+	}
 }

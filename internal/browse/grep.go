@@ -65,7 +65,7 @@ func (r *Repo) Grep(ctx context.Context, q GrepQuery) (matches []Match, more boo
 	case gitexec.Status(err) == 1:
 		return nil, false, nil // no line matches
 	case err != nil && q.Regexp && strings.Contains(err.Error(), "fatal: -e option, "):
-		return nil, false, fmt.Errorf("%w: the regular expression %q is malformed", ErrBadQuery, q.Pattern)
+		return nil, false, fmt.Errorf("%w: the regular expression %q is malformed, or too large", ErrBadQuery, q.Pattern)
 	}
 	return matches, more, r.explain(ctx, err, TypeTree, q.Root)
 }

@@ -22,6 +22,7 @@ type parser struct {
 	maxFiles int
 	maxLines int // of a file
 	room     int // lines that there is room for in all
+	bytes    int // of their text
 
 	at    int // the file that the patch being read belongs to
 	lines int // of that file
@@ -29,6 +30,7 @@ type parser struct {
 
 const (
 	maxText    = 4 << 10 // bytes of a line
+	maxPatch   = 4 << 20 // bytes of all lines: 20,000 of the longest would be 80 MB
 	maxSection = 256
 )
 
@@ -233,6 +235,9 @@ func (p *parser) hunk(rd *bufio.Reader, header string) error {
 		}
 		p.lines++
 		p.room--
+		if p.bytes -= len(s); p.bytes <= 0 {
+			p.room = 0
+		}
 		h.Lines = append(h.Lines, line)
 	}
 	// The mark of a last line without line feed comes behind the count.

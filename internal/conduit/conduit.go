@@ -31,6 +31,7 @@ import (
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/engine"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/queue"
 	"gitcluster/internal/service"
 )
 
@@ -64,11 +65,20 @@ type Conduit struct {
 	Options
 	methods map[string]method
 	maxTime time.Duration // how long a call may read once the repository is up to date
+	answers *queue.Budget // bytes of answers that callers have not taken yet
 }
+
+// Bounds of what is held for callers: one that takes nothing keeps an answer in memory
+// until its time is over.
+const (
+	maxAnswers    = 256 << 20
+	maxAnswersOne = 64 << 20 // of one caller; a single answer may be larger
+	smallAnswer   = 4 << 10  // is not counted
+)
 
 // New returns a Conduit.
 func New(o Options) *Conduit {
-	c := &Conduit{Options: o, methods: map[string]method{}, maxTime: 30 * time.Second}
+	c := &Conduit{Options: o, methods: map[string]method{}, maxTime: 30 * time.Second, answers: queue.NewBudget(maxAnswers, maxAnswersOne)}
 	for _, some := range []map[string]method{aboutMethods, repositoryMethods, refMethods, fileMethods, commitMethods, diffMethods} {
 		maps.Copy(c.methods, some)
 	}
@@ -229,9 +239,24 @@ func (q *call) failed(err error) Result {
 	return Result{Code: &code, Info: &info}
 }
 
-// answer runs a call, unless bad says why there is none, and returns the JSON of
+// answer runs a call, unless bad says why there is none, and has send write the JSON of
 // its result with a line feed. Whatever it was, the log has one line of it.
-func (q *call) answer(ctx context.Context, bad error) ([]byte, Result) {
+func (q *call) answer(ctx context.Context, bad error, send func([]byte, Result)) {
+	text, r := q.reply(ctx, bad)
+	if len(text) > smallAnswer {
+		give, ok := q.answers.Take(service.Holder(q.id, q.remote), len(text))
+		if !ok {
+			r = q.failed(fmt.Errorf("too many answers wait to be taken: %w", cluster.ErrBusy))
+			text = q.encode(r)
+		} else {
+			defer give()
+		}
+	}
+	send(text, r)
+}
+
+// reply is answer without the sending.
+func (q *call) reply(ctx context.Context, bad error) ([]byte, Result) {
 	start := time.Now()
 	var r Result
 	if bad != nil {
@@ -243,8 +268,7 @@ func (q *call) answer(ctx context.Context, bad error) ([]byte, Result) {
 		q.out.Reset()
 		if err := json.NewEncoder(&q.out).Encode(r); err != nil {
 			r = q.failed(err)
-			q.out.Reset()
-			json.NewEncoder(&q.out).Encode(r) // two strings, which always have a form in JSON
+			q.encode(r)
 		}
 	}
 	if !q.logged {
@@ -259,6 +283,13 @@ func (q *call) answer(ctx context.Context, bad error) ([]byte, Result) {
 		log.Info("request", "took", time.Since(start).Round(time.Microsecond), "bytes_out", q.out.Len())
 	}
 	return q.out.Bytes(), r
+}
+
+// encode makes the answer of a failure: two strings, which always have a form in JSON.
+func (q *call) encode(r Result) []byte {
+	q.out = bytes.Buffer{} // what was in it may be large
+	json.NewEncoder(&q.out).Encode(r)
+	return q.out.Bytes()
 }
 
 // clip keeps a stranger's text from filling an answer or a log.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/queue"
 )
 
 func TestAbout(t *testing.T) {
@@ -315,3 +316,24 @@ func TestRepositorySearch(t *testing.T) {
 		t.Errorf("%d pages, want one for each of alice's repositories", pages)
 	}
 }
+
+// TestAnswersNotTaken: what callers have not taken yet is in memory, and is bounded. conduit.query has
+// the longest answer of those that need no repository.
+func TestAnswersNotTaken(t *testing.T) {
+	w := newWorld(t)
+	w.answers = queue.NewBudget(100<<10, 50<<10)
+	give, _ := w.answers.Take("somebody", 99<<10)
+	for _, answer := range []string{w.post("conduit.query", asJSON, "").Body.String(), first(w.ssh(alice, "conduit.query", ""))} {
+		if !strings.Contains(answer, codeBusy) || len(answer) > smallAnswer {
+			t.Errorf("without room: %.200s", answer)
+		}
+	}
+	give()
+	for range 20 { // each gives back what it took
+		if answer := w.post("conduit.query", asJSON, "").Body.String(); len(answer) <= smallAnswer {
+			t.Fatalf("with room again: %.200s", answer)
+		}
+	}
+}
+
+func first(text string, _ int) string { return text }

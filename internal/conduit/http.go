@@ -36,12 +36,13 @@ func (c *Conduit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		q.id, err = c.caller(r, token)
 	}
-	text, result := q.answer(r.Context(), err)
-	if result.Read != nil && result.Read.At != nil {
-		h.Set("X-Git-Cluster-Version", strconv.FormatUint(uint64(result.Read.Version), 10))
-	}
-	h.Set("Content-Length", strconv.Itoa(len(text)))
-	w.Write(text)
+	q.answer(r.Context(), err, func(text []byte, result Result) {
+		if result.Read != nil && result.Read.At != nil {
+			h.Set("X-Git-Cluster-Version", strconv.FormatUint(uint64(result.Read.Version), 10))
+		}
+		h.Set("Content-Length", strconv.Itoa(len(text)))
+		w.Write(text)
+	})
 }
 
 // parameters reads the query of a GET or the body of a POST.

@@ -17,11 +17,12 @@ func (c *Conduit) ServeCommand(ctx context.Context, id cluster.Identity, s *sess
 	params, err := fromStream(s.Stdin)
 	q := &call{Conduit: c, method: method, id: id, front: "conduit", remote: s.Remote, arguments: arguments{values: params}}
 	q.tell = func(line string) { fmt.Fprintf(s.Stderr, "# %s\n", line) }
-	text, result := q.answer(ctx, err)
-	if _, err := s.Stdout.Write(text); err != nil || result.Code != nil {
-		return 1
-	}
-	return 0
+	q.answer(ctx, err, func(text []byte, result Result) {
+		if _, err := s.Stdout.Write(text); err != nil || result.Code != nil {
+			status = 1
+		}
+	})
+	return status
 }
 
 func fromStream(stdin io.Reader) (Params, error) {

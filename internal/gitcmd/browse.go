@@ -20,10 +20,16 @@ var browsing = []Setting{
 	{"grep.threads", "2"},
 }
 
+// browseMemory is what one question may take. The C library makes gigabytes of
+// automaton out of twenty characters such as "((x{1,255}){1,255}){1,255}", and nothing but the
+// kernel keeps count.
+const browseMemory = 1 << 30
+
 // browse makes a command whose paths are names, not patterns: a file may be
 // called ":(top)*".
 func browse(dir string, args ...string) Command {
 	c := command(dir, browsing, args...)
+	c.Memory = browseMemory
 	c.Env = append(c.Env, "GIT_LITERAL_PATHSPECS=1")
 	return c
 }

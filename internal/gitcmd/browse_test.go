@@ -68,6 +68,9 @@ func TestBrowseArguments(t *testing.T) {
 		if c.Writes {
 			t.Errorf("%s: is marked as writing", name)
 		}
+		if c.Memory == 0 {
+			t.Errorf("%s: its memory has no bound", name)
+		}
 		vars, config := environment(t, c)
 		if vars["GIT_LITERAL_PATHSPECS"] != "1" || vars["GIT_DIR"] != dir || vars["GIT_NO_REPLACE_OBJECTS"] != "1" {
 			t.Errorf("%s: the environment is %v", name, vars)

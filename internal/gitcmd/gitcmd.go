@@ -30,6 +30,9 @@ type Command struct {
 	// Writes marks a command that changes a repository. Such a process holds
 	// the data directory's lock for as long as it lives.
 	Writes bool
+	// Memory bounds what the process may allocate, in bytes, where the system can do that;
+	// 0 stands for no bound.
+	Memory uint64
 	// Foreground keeps the process among those of the terminal, since it may have to
 	// ask a person.
 	Foreground bool

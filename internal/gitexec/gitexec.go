@@ -5,7 +5,7 @@
 //
 // It promises that a process runs in its own group, unless it needs the terminal,
 // that the whole group is ended when its context ends, that it is always reaped, that on Linux it dies
-// with the node, and that one which writes holds the data directory's lock.
+// with the node and takes no more memory than its command allows, and that one which writes holds the data directory's lock.
 package gitexec
 
 import (
@@ -111,6 +111,9 @@ func (r *Runner) Start(ctx context.Context, c gitcmd.Command, s IO) (*Process, e
 			return nil, cause
 		}
 		return nil, fmt.Errorf("start %s: %w", c.Args[0], err)
+	}
+	if c.Memory > 0 {
+		limitMemory(p.cmd.Process.Pid, c.Memory)
 	}
 	if stdin != nil {
 		go func() {

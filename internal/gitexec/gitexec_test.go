@@ -303,3 +303,17 @@ func TestProcessIsItsOwnGroup(t *testing.T) {
 		t.Errorf("after Wait the process is in state %q", s)
 	}
 }
+
+func TestMemory(t *testing.T) {
+	fill := sh(`read go; x=0123456789abcdef; while [ ${#x} -lt 50000000 ]; do x=$x$x; done; echo full`)
+	fill.Memory = 16 << 20
+	var r Runner
+	out, err := r.Output(t.Context(), fill, strings.NewReader("go\n"))
+	if err == nil || len(out) > 0 {
+		t.Errorf("a process took more than its bound: %q, %v", out, err)
+	}
+	fill.Memory = 1 << 30
+	if out, err := r.Output(t.Context(), fill, strings.NewReader("go\n")); err != nil || string(out) != "full\n" {
+		t.Errorf("a process within its bound: %q, %v", out, err)
+	}
+}

@@ -1,7 +1,8 @@
 // Package queue bounds how much runs at once, and lets those who wait take
-// turns.
+// turns; and how much is held at once.
 //
-// Entry points: [New], and [Queue.Enter] around what is bounded.
+// Entry points: [New], and [Queue.Enter] around what is bounded; [NewBudget] and
+// [Budget.Take].
 //
 // It promises that somebody who asks for much delays himself first: a free place
 // goes to each who waits in turn, however many places another waits for, nobody

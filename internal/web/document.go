@@ -29,6 +29,11 @@ import (
 // mostReadme bounds a document that is rendered with a directory.
 const mostReadme = 512 << 10
 
+// mostMarkdown bounds Markdown that is rendered. The time that takes can grow with the
+// square of its size, and nothing can end it: ten seconds for this much of ">>>>…", minutes
+// for four times as much.
+const mostMarkdown = 128 << 10
+
 // A document is a text for people, shown as what it means.
 type document struct {
 	Name    string
@@ -49,7 +54,7 @@ func (v *visit) document(ctx context.Context, at string, file browse.File) *docu
 	if len(data) > mostReadme {
 		data, d.Cut = data[:mostReadme], true
 	}
-	if !d.Cut && isMarkdown(at) {
+	if file.Size <= mostMarkdown && isMarkdown(at) {
 		source := strings.ToValidUTF8(string(data), "\uFFFD")
 		base := path.Dir(at)
 		if base == "." {

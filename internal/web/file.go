@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"html/template"
@@ -71,8 +72,10 @@ func (v *visit) file(ctx context.Context, rest string) (*page, error) {
 		b.Why = "This file is too large to be shown here."
 	case file.Size == 0:
 		b.Why = "This file is empty."
+	case bytes.Count(file.Data, []byte("\n")) > mostLines:
+		b.Why = "This file has too many lines to be shown here."
 	default:
-		if isMarkdown(v.path) && file.Size <= mostReadme {
+		if isMarkdown(v.path) && file.Size <= mostMarkdown {
 			b.Rendered, b.Source = true, v.link.page("file", below(v.rev, v.path), "source", "1")
 			if !plain {
 				b.Document = v.document(ctx, v.path, file)
@@ -110,29 +113,50 @@ const rawTime = time.Hour
 func (a *asked) raw(name cluster.RepoName, rest string) error {
 	ctx, cancel := context.WithTimeoutCause(a.whole, rawTime, browse.ErrTooLong)
 	defer cancel()
-	return a.visit(ctx, name, "raw", func(ctx context.Context, v *visit) error {
-		if err := v.locate(ctx, rest); err != nil {
+	var held *visit
+	var file browse.File
+	err := a.visit(ctx, name, "raw", func(ctx context.Context, v *visit) (err error) {
+		if err = v.locate(ctx, rest); err != nil {
 			return err
 		}
-		file, err := v.git.File(ctx, v.root(), v.path, sniffed)
-		if err != nil {
+		if file, err = v.git.File(ctx, v.root(), v.path, mostHeld); err != nil {
 			return err
 		}
 		if file.Mode == browse.ModeSymlink {
 			return cluster.ErrNotFound // where it points to is not the repository's to say
 		}
-		return v.sendRaw(ctx, file)
+		if !file.Truncated {
+			held = v
+			return nil
+		}
+		return v.stream(ctx, file)
 	})
+	if err != nil || held == nil {
+		return err
+	}
+	// As with a page: a visitor may be slow. A large file takes its turn as a clone does.
+	give, ok := a.hold(len(file.Data))
+	if !ok {
+		return cluster.ErrBusy
+	}
+	defer give()
+	if held.announce(file) {
+		a.w.Write(file.Data)
+	}
+	return nil
 }
 
-// sniffed is how much of a file tells what it is.
-const sniffed = 8000
+const (
+	sniffed  = 8000    // bytes of a file that tell what it is
+	mostHeld = 1 << 20 // of a file that is sent from memory
+)
 
-func (v *visit) sendRaw(ctx context.Context, file browse.File) error {
+// announce sends the head of a file, and reports whether its contents are to follow.
+func (v *visit) announce(file browse.File) bool {
 	h := v.w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; sandbox; frame-ancestors 'none'")
 	kind := pictureType(file.Data)
-	if kind == "" && !file.Binary && mostlyUTF8(file.Data) {
+	if kind == "" && !file.Binary && mostlyUTF8(file.Data[:min(len(file.Data), sniffed)]) {
 		kind = "text/plain; charset=utf-8"
 	}
 	if kind == "" {
@@ -144,14 +168,15 @@ func (v *visit) sendRaw(ctx context.Context, file browse.File) error {
 	h.Set("ETag", etag)
 	if v.r.Header.Get("If-None-Match") == etag {
 		v.w.WriteHeader(http.StatusNotModified)
-		return nil
+		return false
 	}
 	h.Set("Content-Length", strconv.FormatInt(file.Size, 10))
-	if v.r.Method == http.MethodHead {
-		return nil
-	}
-	if !file.Truncated {
-		v.w.Write(file.Data)
+	return v.r.Method != http.MethodHead
+}
+
+// stream sends a file as Git reads it.
+func (v *visit) stream(ctx context.Context, file browse.File) error {
+	if !v.announce(file) {
 		return nil
 	}
 	if err := v.git.Raw(ctx, file.OID, v.w); err != nil {
@@ -230,6 +255,8 @@ func (v *visit) blame(ctx context.Context, rest string) (*page, error) {
 		b.Why = "This file is too large to be shown here."
 	case file.Size == 0:
 		b.Why = "This file is empty."
+	case bytes.Count(file.Data, []byte("\n")) > mostLines:
+		b.Why = "This file has too many lines to be shown here."
 	}
 	if b.Why == "" {
 		err = v.blameLines(ctx, &b, v.lines(ctx, v.path, string(file.Data)))

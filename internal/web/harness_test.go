@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,7 @@ type world struct {
 	silent  bool // the journal does not answer
 	nodes   []admin.NodeStatus
 	surveys int
+	reading atomic.Int32 // reads in progress
 }
 
 // made is a repository and who may read it.
@@ -173,6 +175,8 @@ func (w *world) Read(ctx context.Context, q *service.Request, _ string, do func(
 	if err != nil {
 		return err
 	}
+	w.reading.Add(1)
+	defer w.reading.Add(-1)
 	return do(ctx, engine.View{Repo: m.Repo, Dir: m.dir, Applied: cluster.Position{Epoch: 1, Version: m.version}, Stale: stale})
 }
 

@@ -17,6 +17,9 @@ import (
 // shown with line numbers.
 const mostHighlighted = 1 << 20
 
+// mostLines is how many lines such a file may have. Each is a row of the page.
+const mostLines = 50_000
+
 // slots bounds work that cannot be interrupted once it has begun.
 type slots chan struct{}
 
@@ -89,20 +92,39 @@ func lexerFor(name, text string) chroma.Lexer {
 	return nil
 }
 
+// stoppable is a lexer whose tokens end when it is stopped. It belongs below
+// [chroma.Coalesce], which asks for more as long as tokens are of one kind: with a rule
+// that goes back and forth in the text, that may be for hours.
+type stoppable struct {
+	chroma.Lexer
+	stop <-chan struct{}
+}
+
+// Tokenise is called by chroma.Coalesce.
+func (s stoppable) Tokenise(o *chroma.TokeniseOptions, text string) (chroma.Iterator, error) {
+	tokens, err := s.Lexer.Tokenise(o, text)
+	if err != nil {
+		return nil, err
+	}
+	return func() chroma.Token {
+		select {
+		case <-s.stop:
+			return chroma.EOF
+		default:
+			return tokens()
+		}
+	}, nil
+}
+
 // colour returns nil if it was stopped.
 func colour(lexer chroma.Lexer, text string, stop <-chan struct{}) []template.HTML {
-	tokens, err := chroma.Coalesce(lexer).Tokenise(&chroma.TokeniseOptions{State: "root"}, text)
+	tokens, err := chroma.Coalesce(stoppable{lexer, stop}).Tokenise(&chroma.TokeniseOptions{State: "root"}, text)
 	if err != nil {
 		return nil
 	}
 	var all []template.HTML
 	var line strings.Builder
 	for token := tokens(); token != chroma.EOF; token = tokens() {
-		select {
-		case <-stop:
-			return nil
-		default:
-		}
 		class := classOf(token.Type)
 		for i, part := range strings.Split(token.Value, "\n") {
 			if i > 0 {
@@ -120,6 +142,11 @@ func colour(lexer chroma.Lexer, text string, stop <-chan struct{}) []template.HT
 			writeVisible(&line, part)
 			line.WriteString(`</span>`)
 		}
+	}
+	select {
+	case <-stop:
+		return nil // some are missing
+	default:
 	}
 	if line.Len() > 0 || len(all) == 0 {
 		all = append(all, template.HTML(line.String()))
@@ -170,9 +197,12 @@ func plainHTML(text string) template.HTML {
 }
 
 // writeVisible writes text as HTML. Characters that would hide or reorder what is
-// there, so that a reader sees another program than a compiler, become marks.
+// there, so that a reader sees another program than a compiler, become marks. Those that
+// follow each other share one, or a file of nothing else would make a page many times its size.
 func writeVisible(b *strings.Builder, text string) {
+	const open, end = `<span class="mark">`, `</span>`
 	plain := 0 // text[:plain] is written
+	marks := false
 	for i, r := range text {
 		size := len(string(r))
 		if r == unicode.ReplacementChar && !strings.HasPrefix(text[i:], "\uFFFD") {
@@ -181,13 +211,26 @@ func writeVisible(b *strings.Builder, text string) {
 		if !deceptive(r) && size == len(string(r)) {
 			continue
 		}
-		b.WriteString(template.HTMLEscapeString(text[plain:i]))
-		mark := fmt.Sprintf("U+%04X", r)
-		if size == 1 && r == unicode.ReplacementChar {
-			mark = fmt.Sprintf("%02X", text[i])
+		switch {
+		case marks && plain == i:
+			b.WriteByte(' ')
+		case marks:
+			b.WriteString(end)
+			fallthrough
+		default:
+			b.WriteString(template.HTMLEscapeString(text[plain:i]))
+			b.WriteString(open)
 		}
-		fmt.Fprintf(b, `<span class="mark">%s</span>`, mark)
+		marks = true
+		if size == 1 && r == unicode.ReplacementChar {
+			fmt.Fprintf(b, "%02X", text[i])
+		} else {
+			fmt.Fprintf(b, "U+%04X", r)
+		}
 		plain = i + size
+	}
+	if marks {
+		b.WriteString(end)
 	}
 	b.WriteString(template.HTMLEscapeString(text[plain:]))
 }

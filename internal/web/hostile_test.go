@@ -269,12 +269,13 @@ func allowedAddress(e *html.Node, address string) bool {
 
 func TestNamesAreVisible(t *testing.T) {
 	for text, want := range map[string]string{
-		"a<b>&\"'":     "a&lt;b&gt;&amp;&#34;&#39;",
-		"a\u202eb":     `a<span class="mark">U+202E</span>b`,
-		"a\x1bb":       `a<span class="mark">U+001B</span>b`,
-		"a\xffb":       `a<span class="mark">FF</span>b`,
-		"a\uFFFDb":     "a\uFFFDb",
-		"a\tb é 👩‍👩‍👧": "a\tb é 👩‍👩‍👧",
+		"a<b>&\"'":      "a&lt;b&gt;&amp;&#34;&#39;",
+		"a\u202eb":      `a<span class="mark">U+202E</span>b`,
+		"a\x1bb":        `a<span class="mark">U+001B</span>b`,
+		"a\xffb":        `a<span class="mark">FF</span>b`,
+		"\x01\xff<\x02": `<span class="mark">U+0001 FF</span>&lt;<span class="mark">U+0002</span>`,
+		"a\uFFFDb":      "a\uFFFDb",
+		"a\tb é 👩‍👩‍👧":  "a\tb é 👩‍👩‍👧",
 	} {
 		if got := string(plainHTML(text)); got != want {
 			t.Errorf("%q is shown as %q, want %q", text, got, want)

@@ -27,6 +27,7 @@ import (
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/engine"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/queue"
 	"gitcluster/internal/service"
 )
 
@@ -76,11 +77,24 @@ type site struct {
 	refLists  refCache
 	slow      slots // bounds what may not be interrupted: highlighting, Markdown
 	live      audience
+	answers   *queue.Budget // bytes of answers that visitors have not taken yet
 }
+
+// Bounds of what is held for visitors. One that takes nothing keeps a page in memory until its
+// time is over, and has as many connections as it likes.
+const (
+	mostPage       = 32 << 20 // bytes of a page
+	mostAnswers    = 256 << 20
+	mostAnswersOne = 64 << 20 // of one visitor
+	smallAnswer    = 16 << 10 // is not counted, as the page that says that there is no room
+)
+
+// errTooLarge: a page is larger than mostPage.
+var errTooLarge = errors.New("the page is too large")
 
 // New returns the handler of all pages.
 func New(o Options) http.Handler {
-	s := &site{Options: o, crossSite: http.NewCrossOriginProtection(), slow: make(slots, 4)}
+	s := &site{Options: o, crossSite: http.NewCrossOriginProtection(), slow: make(slots, 4), answers: queue.NewBudget(mostAnswers, mostAnswersOne)}
 	s.static = loadStatic()
 	s.templates = loadTemplates(s.static.url)
 	return s
@@ -180,10 +194,23 @@ func (a *asked) render(p *page) ([]byte, error) {
 		p.User = a.id.String()
 	}
 	p.SignIn = a.signInLink()
-	var b bytes.Buffer
+	var b pageBuffer
 	err := a.templates[p.template].ExecuteTemplate(&b, "page", p)
 	return b.Bytes(), err
 }
+
+// A pageBuffer takes a page, unless it is too large.
+type pageBuffer struct{ bytes.Buffer }
+
+func (b *pageBuffer) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > mostPage {
+		return 0, errTooLarge
+	}
+	return b.Buffer.Write(p)
+}
+
+// WriteString is Write; the buffer's own would know no bound.
+func (b *pageBuffer) WriteString(s string) (int, error) { return b.Write([]byte(s)) }
 
 func (a *asked) show(p *page) {
 	body, err := a.render(p)
@@ -199,10 +226,25 @@ func (a *asked) write(status int, body []byte) {
 	h := a.w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
+	give, ok := a.hold(len(body))
+	if !ok {
+		h.Del("Content-Length")
+		a.explain(cluster.ErrBusy)
+		return
+	}
+	defer give()
 	if status != 0 {
 		a.w.WriteHeader(status)
 	}
 	a.w.Write(body)
+}
+
+// hold makes sure that there is room for an answer until it is taken.
+func (a *asked) hold(bytes int) (give func(), ok bool) {
+	if bytes <= smallAnswer {
+		return func() {}, true
+	}
+	return a.answers.Take(service.Holder(a.id, a.remote), bytes)
 }
 
 // A problem is what the page of an error says.
@@ -246,6 +288,9 @@ func (a *asked) explain(err error) {
 	case errors.Is(err, cluster.ErrStopping):
 		b.What = "This node is stopping"
 		b.Why = "Please use another node."
+	case errors.Is(err, errTooLarge):
+		b.What = "This page would be too large"
+		b.Why = "A smaller part of the repository may do, or a clone."
 	case errors.Is(err, browse.ErrTooLong), errors.Is(err, context.DeadlineExceeded):
 		b.What = "This takes too long"
 		b.Why = "The node gave up making this page. A smaller part of the repository may do."
