@@ -92,9 +92,10 @@ func deviceShow() *cobra.Command {
 }
 
 func deviceSet() *cobra.Command {
-	cmd := &cobra.Command{Use: "set NAME", Short: "Change a device's region, or a node's address", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "set NAME", Short: "Change a device's region or rights, or a node's address", Args: cobra.ExactArgs(1)}
 	region := cmd.Flags().String("region", "", "region; near replicas are preferred")
 	ssh := cmd.Flags().String("ssh", "", "host:port by which others reach the node's SSH front")
+	actsAs := cmd.Flags().Bool("act-as-users", false, "the device may act as any user, by a first argument @USER; nodes may anyway")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		p := admin.DeviceSet{Device: cluster.DeviceName(args[0])}
 		if cmd.Flags().Changed("region") {
@@ -103,8 +104,11 @@ func deviceSet() *cobra.Command {
 		if cmd.Flags().Changed("ssh") {
 			p.SSH = ssh
 		}
-		if p.Region == nil && p.SSH == nil {
-			return fmt.Errorf("nothing to change: give --region or --ssh")
+		if cmd.Flags().Changed("act-as-users") {
+			p.ActsAs = actsAs
+		}
+		if p.Region == nil && p.SSH == nil && p.ActsAs == nil {
+			return fmt.Errorf("nothing to change: give --region, --ssh or --act-as-users")
 		}
 		return call(cmd, "device.set", p, nil)
 	}

@@ -130,8 +130,10 @@ func testDirectory() *Directory {
 	device := func(name cluster.DeviceName, enabled, trusted bool) cluster.Device {
 		return cluster.Device{Name: name, Enabled: enabled, Trusted: trusted, Node: name != "mirror"}
 	}
+	robot := device("robot", true, true)
+	robot.Node, robot.ActsAs = false, true
 	return NewDirectory(
-		[]cluster.Device{device("node2", true, true), device("node1", true, true), device("mirror", true, true), device("off", false, true), device("unsure", true, false)},
+		[]cluster.Device{robot, device("node2", true, true), device("node1", true, true), device("mirror", true, true), device("off", false, true), device("unsure", true, false)},
 		[]cluster.User{{Name: "root", Admin: true}, {Name: "alice"}, {Name: "bob"}, {Name: "carol"}},
 		[]cluster.Grant{
 			{Subject: "alice", Pattern: "team/*", Role: cluster.RoleWrite},
@@ -183,6 +185,7 @@ func TestRole(t *testing.T) {
 		{"unknown device", machine("nope"), "team/app", false, cluster.RoleNone},
 		{"device as user", cluster.Identity{User: "alice", Device: "node1"}, "team/x", false, cluster.RoleWrite},
 		{"device as user has only the user's role", cluster.Identity{User: "carol", Device: "mirror"}, "team/app", false, cluster.RoleNone},
+		{"device as administrator", cluster.Identity{User: "root", Device: "node1"}, "team/x", false, cluster.RoleWrite},
 		{"disabled device as user", cluster.Identity{User: "root", Device: "off"}, "team/app", false, cluster.RoleNone},
 	}
 	for _, tt := range tests {
@@ -213,7 +216,7 @@ func TestAdmin(t *testing.T) {
 		{cluster.Identity{User: "bob"}, false}, // admin of repositories, not of the cluster
 		{cluster.Identity{User: "gone"}, false},
 		{cluster.Identity{Device: "node1"}, false},
-		{cluster.Identity{User: "root", Device: "node1"}, true},
+		{cluster.Identity{User: "root", Device: "node1"}, false},
 		{cluster.Identity{User: "root", Device: "off"}, false},
 		{cluster.Identity{User: "alice", Operator: true}, false},
 	} {
@@ -233,7 +236,8 @@ func TestActAs(t *testing.T) {
 		reason string
 	}{
 		{"node", cluster.Identity{Device: "node1"}, "alice", "alice (device/node1)", ""},
-		{"device", cluster.Identity{Device: "mirror"}, "alice", "alice (device/mirror)", ""},
+		{"device", cluster.Identity{Device: "mirror"}, "alice", "", "may not act for users"},
+		{"device that may", cluster.Identity{Device: "robot"}, "alice", "alice (device/robot)", ""},
 		{"disabled device", cluster.Identity{Device: "off"}, "alice", "", "disabled"},
 		{"untrusted device", cluster.Identity{Device: "unsure"}, "alice", "", "not trusted"},
 		{"unknown device", cluster.Identity{Device: "nope"}, "alice", "", "no device"},

@@ -67,7 +67,9 @@ func (d *Directory) Admit(id cluster.Identity, remote netip.Addr) error {
 	return nil
 }
 
-// ActAs gives a device the identity of the user it acts for. Users and
+// ActAs gives a device the identity of the user it acts for. Of the devices that
+// are no nodes, only those may that an administrator has allowed it: the key of a
+// machine that only fetches must not be worth that of every user. Users and
 // operators may not act for others: a user's key must never be worth more than
 // that user, and an operator names the user it wants at the socket.
 func (d *Directory) ActAs(id cluster.Identity, user cluster.UserName) (cluster.Identity, error) {
@@ -76,6 +78,9 @@ func (d *Directory) ActAs(id cluster.Identity, user cluster.UserName) (cluster.I
 	}
 	if err := d.usable(id.Device); err != nil {
 		return cluster.Identity{}, err
+	}
+	if v, _ := d.Device(id.Device); !v.Node && !v.ActsAs {
+		return cluster.Identity{}, refuse("device %q may not act for users", id.Device)
 	}
 	if _, ok := d.User(user); !ok {
 		return cluster.Identity{}, refuse("%s acts as %q, who is not a user", id, user)

@@ -40,7 +40,10 @@ func (d *Directory) role(id cluster.Identity, repo *cluster.Repo) cluster.Role {
 			return role
 		}
 		if user.Admin {
-			return cluster.RoleAdmin
+			if id.Device == "" {
+				return cluster.RoleAdmin
+			}
+			role = cluster.RoleWrite // a machine's key is worth no administrator's
 		}
 		role = max(role, d.granted(string(id.User), repo.Name), d.granted(cluster.EveryUser, repo.Name))
 	case id.Device != "":
@@ -56,8 +59,8 @@ func (d *Directory) Admin(id cluster.Identity) bool {
 	if isOperator(id) {
 		return true
 	}
-	if id.User == "" || id.ReadOnly || id.Device != "" && d.usable(id.Device) != nil {
-		return false
+	if id.User == "" || id.ReadOnly || id.Device != "" {
+		return false // a machine that acts as an administrator administers nothing
 	}
 	user, ok := d.User(id.User)
 	return ok && user.Admin

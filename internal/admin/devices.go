@@ -30,6 +30,7 @@ type DeviceSet struct {
 	Writable *bool              `json:"writable,omitempty"`
 	Region   *string            `json:"region,omitempty"`
 	SSH      *string            `json:"ssh,omitempty"`
+	ActsAs   *bool              `json:"acts_as_users,omitempty"`
 }
 
 func (s *Server) deviceShow(ctx context.Context, p DeviceName) (any, error) {
@@ -60,6 +61,7 @@ func (s *Server) deviceSet(ctx context.Context, p DeviceSet) error {
 		set(&d.Writable, p.Writable)
 		set(&d.Region, p.Region)
 		set(&d.SSH, p.SSH)
+		set(&d.ActsAs, p.ActsAs)
 		return nil
 	})
 }

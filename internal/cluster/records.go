@@ -18,6 +18,8 @@ type Device struct {
 	Enabled   bool       `json:"enabled"`
 	Trusted   bool       `json:"trusted"`
 	Writable  bool       `json:"writable"` // pushes may be sent to it
+	// ActsAs lets a device that is no node act as users; nodes may.
+	ActsAs bool `json:"acts_as_users,omitempty"`
 	// New is set from its joining to its first start. Until then it counts for
 	// no majority of copies: a machine that was prepared but never came up must
 	// not refuse pushes.

@@ -13,7 +13,7 @@ import (
 type Limits struct {
 	Connections    int // open at once; 4096
 	ConnectionsOne int // the same, of one address (IPv6: one /64); a quarter of Connections
-	Streams        int // requests at once on one HTTP/2 connection; 100
+	Streams        int // requests at once on one HTTP/2 connection; 32
 	HeaderBytes    int // of a request; 32 KiB
 
 	HeaderTime time.Duration // for TLS, and for a request's header; 10 s
@@ -39,7 +39,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	number(&l.Connections, 4096)
 	number(&l.ConnectionsOne, max(1, l.Connections/4))
-	number(&l.Streams, 100)
+	number(&l.Streams, 32)
 	number(&l.HeaderBytes, 32<<10)
 	duration(&l.HeaderTime, 10*time.Second)
 	duration(&l.Idle, 2*time.Minute)

@@ -22,6 +22,7 @@ var ErrFull = fmt.Errorf("too many requests are waiting: %w", cluster.ErrBusy)
 
 // A Queue has a number of places. Its methods are safe for concurrent use.
 type Queue struct {
+	all  int // places
 	each int // places that one holder may have
 	most int // waiters in all
 
@@ -40,7 +41,7 @@ type waiter struct {
 // New returns a queue of so many places. One holder may have three quarters of
 // them, and at most most callers may wait.
 func New(places, most int) *Queue {
-	return &Queue{each: max(1, places*3/4), most: most, free: max(1, places),
+	return &Queue{all: max(1, places), each: max(1, places*3/4), most: most, free: max(1, places),
 		held: map[string]int{}, lines: map[string][]*waiter{}}
 }
 
@@ -84,6 +85,9 @@ func (q *Queue) Enter(ctx context.Context, holder string, ahead func(int)) (leav
 		return nil, context.Cause(ctx)
 	}
 }
+
+// Size returns the number of places, and of callers that may wait.
+func (q *Queue) Size() (places, most int) { return q.all, q.most }
 
 // Load returns how many places are taken and how many callers wait.
 func (q *Queue) Load() (taken, waiting int) {

@@ -59,9 +59,10 @@ type Options struct {
 // A Service serves requests. Its methods are safe for concurrent use.
 type Service struct {
 	Options
-	mu     sync.Mutex
-	pushes map[string]*push // by token
-	begun  atomic.Int64     // pushes that may yet become one of these, and these
+	strangers *queue.Queue // those of Turns that all who did not sign in may have
+	mu        sync.Mutex
+	pushes    map[string]*push // by token
+	begun     atomic.Int64     // pushes that may yet become one of these, and these
 }
 
 // New returns a service.
@@ -69,7 +70,8 @@ func New(o Options) *Service {
 	if o.Turns == nil {
 		o.Turns = queue.New(64, 10_000)
 	}
-	return &Service{Options: o, pushes: map[string]*push{}}
+	places, most := o.Turns.Size()
+	return &Service{Options: o, strangers: queue.New(max(1, places/2), max(1, most/2)), pushes: map[string]*push{}}
 }
 
 // A Request is a request on one repository: a Git protocol exchange, or a read
@@ -140,9 +142,19 @@ func (s *Service) Read(ctx context.Context, q *Request, what string, do func(con
 
 // turn waits until this node may start one more Git process for the client.
 func (s *Service) turn(ctx context.Context, q Request) (leave func(), err error) {
-	leave, err = s.Turns.Enter(ctx, Holder(q.Identity, q.Remote), func(ahead int) {
+	holder, told := Holder(q.Identity, q.Remote), func(ahead int) {
 		q.tell(fmt.Sprintf("This node is busy; %d requests are waiting before this one…", ahead))
-	})
+	}
+	if q.Identity != (cluster.Identity{}) {
+		leave, err = s.Turns.Enter(ctx, holder, told)
+	} else if out, outErr := s.strangers.Enter(ctx, holder, told); outErr != nil {
+		err = outErr
+	} else if leave, err = s.Turns.Enter(ctx, holder, told); err != nil {
+		out()
+	} else {
+		place := leave
+		leave = func() { place(); out() }
+	}
 	if errors.Is(err, queue.ErrFull) {
 		err = cluster.WithHint(err, "try again in a while")
 	}

@@ -57,7 +57,7 @@ func newShell(t *testing.T) (*Shell, *packs) {
 	rules := access.NewDirectory([]cluster.Device{
 		{Name: "node2", PublicKey: key(t), Node: true, Enabled: true, Trusted: true},
 		{Name: "off", PublicKey: key(t), Node: true, Trusted: true},
-		{Name: "builder", PublicKey: key(t), Enabled: true, Trusted: true},
+		{Name: "builder", PublicKey: key(t), Enabled: true, Trusted: true, ActsAs: true},
 		{Name: "laptop", PublicKey: key(t), Enabled: true},
 	}, []cluster.User{{Name: "alice"}}, nil, trusted)
 	if p := rules.Problems(); len(p) > 0 {
