@@ -61,6 +61,8 @@ var layers = []struct {
 // only tests, and each other, may import them.
 var testOnly = []string{
 	"e2e",
+	"e2e/faults",
+	"e2e/faults/failpoint",
 	"internal",
 	"internal/clustertest",
 	"internal/sshclient/sshtest",

@@ -38,20 +38,22 @@ func Programs() (string, error) {
 	built.once.Do(func() {
 		built.dir, built.err = os.MkdirTemp("", "gc-bin-")
 		if built.err == nil {
-			built.err = build(built.dir)
+			built.err = Build(context.Background(), built.dir)
 		}
 	})
 	return built.dir, built.err
 }
 
-func build(dir string) error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 10*time.Minute, errors.New("the build did not end"))
+// Build makes the module's programs, with further flags of "go build", in dir.
+func Build(ctx context.Context, dir string, flags ...string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("the build did not end"))
 	defer cancel()
-	root, err := moduleRoot()
+	root, err := ModuleRoot()
 	if err != nil {
 		return err
 	}
-	c := gitcmd.Command{Args: []string{"go", "build", "-o", dir + string(filepath.Separator), "./cmd/..."}, Env: os.Environ(), Dir: root}
+	args := append(append([]string{"go", "build"}, flags...), "-o", dir+string(filepath.Separator), "./cmd/...")
+	c := gitcmd.Command{Args: args, Env: os.Environ(), Dir: root}
 	if err := new(gitexec.Runner).Run(ctx, c, gitexec.IO{}); err != nil {
 		return err
 	}
@@ -70,8 +72,8 @@ func wrapSSH(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "ssh"), []byte(text), 0o755)
 }
 
-// moduleRoot is the folder of go.mod: a test runs in that of its package.
-func moduleRoot() (string, error) {
+// ModuleRoot is the folder of go.mod: a test runs in that of its package.
+func ModuleRoot() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
 		return "", err

@@ -22,6 +22,7 @@ type Cluster struct {
 
 	dir   string
 	net   network
+	links *Links // nil: all nodes are on the loopback interface
 	users []*User
 	made  int // nodes, those no longer in Nodes too
 	init  []string
@@ -60,8 +61,10 @@ func New(n int, settings ...Setting) (c *Cluster, err error) {
 	for _, set := range settings {
 		set(c)
 	}
-	if c.Bin, err = Programs(); err != nil {
-		return nil, err
+	if c.Bin == "" {
+		if c.Bin, err = Programs(); err != nil {
+			return nil, err
+		}
 	}
 	if c.dir, err = os.MkdirTemp("", "gc-"); err != nil {
 		return nil, err

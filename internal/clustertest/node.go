@@ -45,7 +45,14 @@ type life struct {
 
 // NewNode names a node and draws its addresses. It makes and starts nothing.
 func (c *Cluster) NewNode(name string) (*Node, error) {
-	addrs, err := c.net.draw(4)
+	where := c.net
+	if c.links != nil {
+		if err := c.links.add(name); err != nil {
+			return nil, err
+		}
+		where = network{host: c.links.host(name), own: true}
+	}
+	addrs, err := where.draw(4)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +64,7 @@ func (c *Cluster) NewNode(name string) (*Node, error) {
 
 // Settings is the command line of "git-cluster init" or "join" for the node.
 func (n *Node) Settings(args ...string) []string {
-	return append(append([]string{"git-cluster"}, args...),
+	return append(append(append(n.cluster.links.enter(n.Name), "git-cluster"), args...),
 		"--data", n.Data, "--name", n.Name, "--ssh", n.SSH, "--http", n.HTTP, "--journal-peer", n.peer, "--journal-client", n.client)
 }
 
@@ -98,7 +105,7 @@ func (n *Node) Launch() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	l.end = cancel
 	c := gitcmd.Command{
-		Args: []string{filepath.Join(n.cluster.Bin, "git-cluster"), "serve", "--data", n.Data},
+		Args: append(n.cluster.links.enter(n.Name), filepath.Join(n.cluster.Bin, "git-cluster"), "serve", "--data", n.Data),
 		Env:  append(bare(n.cluster), append([]string{"NOTIFY_SOCKET=" + notify}, n.Env...)...),
 		Dir:  n.cluster.dir,
 	}
@@ -214,21 +221,28 @@ func (n *Node) Status() (st admin.Status, err error) {
 // chance. On Linux every cluster has a loopback address of its own: a port of
 // 127.0.0.1 that a killed node leaves may become the near end of somebody's
 // connection before the node is started again.
-type network struct{ host string }
+type network struct {
+	host string
+	own  bool // nobody else is there
+}
 
 var networks atomic.Uint32
 
 func newNetwork() network {
 	if runtime.GOOS != "linux" {
-		return network{"127.0.0.1"}
+		return network{host: "127.0.0.1"}
 	}
 	pid := uint32(os.Getpid())
-	return network{fmt.Sprintf("127.%d.%d.%d", 64+pid>>8%128, pid%256, 1+networks.Add(1)%250)}
+	return network{host: fmt.Sprintf("127.%d.%d.%d", 64+pid>>8%128, pid%256, 1+networks.Add(1)%250)}
 }
 
 func (w network) draw(n int) ([]string, error) {
 	var all []string
-	for range n {
+	for i := range n {
+		if w.own {
+			all = append(all, net.JoinHostPort(w.host, fmt.Sprint(2200+i)))
+			continue
+		}
 		l, err := net.Listen("tcp", net.JoinHostPort(w.host, "0"))
 		if err != nil {
 			return nil, err

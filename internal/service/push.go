@@ -30,6 +30,7 @@ type push struct {
 	repo    cluster.Repo
 	dir     string
 	cancel  context.CancelCauseFunc // ends receive-pack, and with it the connection
+	report  *report
 
 	mu       sync.Mutex
 	asked    []cluster.RefUpdate        // all commands, as pre-receive saw them
@@ -90,7 +91,8 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 	defer leave()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	p := &push{service: s, id: journal.NewID(), actor: q.Identity, repo: at.Repo, dir: view.Dir, cancel: cancel}
+	said := &report{ctx: ctx, w: q.Stdout}
+	p := &push{service: s, id: journal.NewID(), actor: q.Identity, repo: at.Repo, dir: view.Dir, cancel: cancel, report: said}
 	token := rand.Text()
 	s.mu.Lock()
 	s.pushes[token] = p
@@ -110,7 +112,7 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 	if q.Stateless {
 		command = gitcmd.StatelessReceivePack(view.Dir, hooks)
 	}
-	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: q.Stdin, Stdout: untilDone{ctx, q.Stdout}, Stderr: q.Stderr})
+	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: q.Stdin, Stdout: said, Stderr: q.Stderr})
 	if created {
 		// If nothing came of it, it goes again. The condition on the head keeps
 		// what was pushed, by this client or another.
@@ -133,20 +135,6 @@ func pushable(repo *cluster.Repo) error {
 		"push there; `git cluster pull "+string(repo.Name)+"` then brings it here at once")
 }
 
-// untilDone passes nothing on once the context has ended: whatever receive-pack
-// says while it is being ended could be an "ng" that is not true.
-type untilDone struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (u untilDone) Write(p []byte) (int, error) {
-	if err := context.Cause(u.ctx); err != nil {
-		return 0, err
-	}
-	return u.w.Write(p)
-}
-
 func (p *push) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -166,10 +154,7 @@ func (s *Service) ServeHook(ctx context.Context, q localsocket.HookRequest, stdi
 	case "pre-receive":
 		err = p.preReceive(ctx, q, stdin)
 	case "proc-receive":
-		err = procreceive.Serve(stdin, stdout, func(r procreceive.Request) ([]cluster.RefResult, error) {
-			defer reassure(stderr)()
-			return p.decide(ctx, r, func(line string) { fmt.Fprintf(stderr, "# %s\n", line) })
-		})
+		err = p.procReceive(ctx, stdin, stdout, stderr)
 	default:
 		err = fmt.Errorf("unknown hook %q", q.Hook)
 	}
@@ -179,6 +164,26 @@ func (s *Service) ServeHook(ctx context.Context, q localsocket.HookRequest, stdi
 		return 1
 	}
 	return 0
+}
+
+// procReceive decides a push, and makes sure that receive-pack hears of it: if it may
+// not have, the client gets no answer.
+func (p *push) procReceive(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+	release := p.report.hold()
+	defer release()
+	err := procreceive.Serve(stdin, stdout, func(r procreceive.Request) ([]cluster.RefResult, error) {
+		defer reassure(stderr)()
+		return p.decide(ctx, r, func(line string) { fmt.Fprintf(stderr, "# %s\n", line) })
+	})
+	if err == nil {
+		// Git ends the hook's input when it has read the whole report.
+		_, err = io.Copy(io.Discard, stdin)
+	}
+	if err != nil && p.count() > 0 {
+		err = fmt.Errorf("%w: %w", errUnheard, err)
+		p.cancel(err)
+	}
+	return err
 }
 
 // reassure tells the person who pushes, now and then until the returned function

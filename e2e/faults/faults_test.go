@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"gitcluster/internal/clustertest"
+)
+
+// noLinks says why this machine has no network for the nodes, or is nil.
+var noLinks error
+
+func TestMain(m *testing.M) {
+	inside, status, err := clustertest.Enclose(context.Background())
+	if noLinks = err; err == nil && !inside {
+		os.Exit(status)
+	}
+	os.Exit(m.Run())
+}
+
+// TestFaults is a short run. A failure names the seed, which leads to the same
+// plans again.
+func TestFaults(t *testing.T) {
+	s := Settings{Seed: uint64(time.Now().Unix()), For: 15 * time.Second, Clients: 4, Repos: 2}
+	if text := os.Getenv("GIT_CLUSTER_TEST_SECONDS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("GIT_CLUSTER_TEST_SECONDS: %v", err)
+		}
+		s.For = time.Duration(n) * time.Second
+	}
+	s.Bin = programs(t, nil)
+	sum := runFor(t, s)
+	t.Log(sum)
+	if len(sum.Anomalies) > 0 {
+		t.Errorf("go run ./e2e/faults --seed %d --minutes %.2f --clients %d found or may find:\n%s\nthe end of the log:\n%s",
+			s.Seed, s.For.Minutes(), s.Clients, sum.found(), tail(sum.Dir, 40))
+	}
+	if sum.Acknowledged == 0 || sum.Faults == 0 {
+		t.Error("nothing was tested")
+	}
+}
+
+// TestBrokenEngines has the run find what is wrong with engines that are broken on
+// purpose, each within a minute.
+func TestBrokenEngines(t *testing.T) {
+	for _, name := range slices.Sorted(maps.Keys(broken)) {
+		t.Run(name, func(t *testing.T) {
+			bin := programs(t, broken[name])
+			for seed := range uint64(3) {
+				sum := runFor(t, Settings{Seed: seed, For: 20 * time.Second, Clients: 4, Repos: 1, Bin: bin, Settle: 5 * time.Second})
+				t.Log(sum)
+				if len(sum.Anomalies) > 0 {
+					t.Logf("found: %.300s", sum.Anomalies[0])
+					return
+				}
+			}
+			t.Error("nothing was found in a minute")
+		})
+	}
+}
+
+// programs builds the nodes of a run, with what is wrong with them.
+func programs(t *testing.T, wrong []patch) string {
+	t.Helper()
+	bin := t.TempDir()
+	if err := build(t.Context(), bin, slices.Concat(points, wrong)); err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+func runFor(t *testing.T, s Settings) Summary {
+	t.Helper()
+	s.Links, s.Dir = noLinks == nil, t.TempDir()
+	if noLinks != nil {
+		t.Logf("without faults of the network and full disks: %v", noLinks)
+	}
+	sum, err := Run(t.Context(), s)
+	if err != nil {
+		t.Fatalf("seed %d: %v\nthe end of the log:\n%s", s.Seed, err, tail(s.Dir, 40))
+	}
+	return sum
+}
+
+// TestSeed holds that a seed always leads to the same faults.
+func TestSeed(t *testing.T) {
+	if !slices.Equal(draw(5, 500, true, nil), draw(5, 500, true, nil)) || slices.Equal(draw(5, 500, true, nil), draw(6, 500, true, nil)) {
+		t.Error("a schedule depends on something else than its seed")
+	}
+}
+
+// TestRegisterModel gives the checker histories whose answers are known.
+func TestRegisterModel(t *testing.T) {
+	read := func(value string) access { return access{read: true, value: value} }
+	write := func(was, value string, o outcome) access {
+		return access{was: was, wasKnown: true, value: value, outcome: o}
+	}
+	type op struct {
+		from, to int64
+		access
+	}
+	for name, c := range map[string]struct {
+		good    bool
+		history []op
+	}{
+		"in order":                            {true, []op{{1, 2, write("", "a", done)}, {3, 4, read("a")}}},
+		"a stale read":                        {false, []op{{1, 2, write("", "a", done)}, {3, 4, read("")}}},
+		"an old value while it is replaced":   {true, []op{{1, 5, write("", "a", done)}, {2, 3, read("")}, {4, 6, read("a")}}},
+		"back in time":                        {false, []op{{1, 9, write("", "a", done)}, {2, 3, read("a")}, {4, 5, read("")}}},
+		"two who replace the same value":      {false, []op{{1, 5, write("", "a", done)}, {2, 6, write("", "b", done)}}},
+		"refused for a reason":                {true, []op{{1, 5, write("", "a", done)}, {2, 6, write("", "b", refused)}}},
+		"refused for none":                    {false, []op{{1, 2, write("", "b", refused)}}},
+		"a refused value is seen":             {false, []op{{1, 2, write("x", "b", refused)}, {3, 4, read("b")}}},
+		"unknown, and it took place later":    {true, []op{{1, 99, write("", "a", unknown)}, {3, 4, read("")}, {5, 6, read("a")}}},
+		"unknown, and it never took place":    {true, []op{{1, 99, write("", "a", unknown)}, {3, 4, write("", "b", done)}, {5, 6, read("b")}}},
+		"unknown, and it came and went":       {false, []op{{1, 99, write("", "a", unknown)}, {3, 4, read("a")}, {5, 6, read("")}}},
+		"acknowledged, and another's is seen": {false, []op{{1, 2, write("", "a", done)}, {3, 4, write("a", "b", done)}, {5, 6, read("a")}}},
+	} {
+		var all []porcupine.Operation
+		for _, o := range c.history {
+			all = append(all, porcupine.Operation{Input: o.access, Call: o.from, Return: o.to})
+		}
+		if got := porcupine.CheckOperations(registerModel, all); got != c.good {
+			t.Errorf("%s: %v, want %v", name, got, c.good)
+		}
+	}
+}

@@ -1,0 +1,356 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"gitcluster/e2e/faults/failpoint"
+	"gitcluster/internal/clustertest"
+)
+
+// A fault is one thing that goes wrong, and for how long.
+type fault struct {
+	kind   string
+	after  time.Duration // since the one before began
+	node   int
+	other  int
+	lasts  time.Duration
+	point  string // of the kind "step"
+	action string
+	choice uint64 // what else is random
+}
+
+func (f fault) String() string {
+	text := fmt.Sprintf("%s node%d", f.kind, f.node+1)
+	switch f.kind {
+	case "cut", "cut one way":
+		text += fmt.Sprintf(" node%d", f.other+1)
+	case "step":
+		text += " " + f.action + " at " + f.point
+	}
+	return fmt.Sprintf("%s, %v", text, f.lasts.Round(time.Millisecond))
+}
+
+// kinds are the faults and how often each is drawn. Those that need links are left
+// out where there are none.
+var kinds = []struct {
+	name   string
+	weight int
+	links  bool
+}{
+	{"kill", 10, false},
+	{"kill two", 2, false},
+	{"power cut", 2, false}, // of all
+	{"pause", 8, false},
+	{"slow", 5, false}, // runs a tenth of the time
+	{"step", 34, false},
+	{"kill git", 8, false}, // one of the node's children alone
+	{"cut", 8, true},
+	{"cut one way", 6, true},
+	{"isolate", 8, true}, // from the other nodes
+	{"cut clients", 6, true},
+	{"full disk", 3, true},
+	{"wipe", 2, false},    // all replicas of a node are gone
+	{"restore", 2, false}, // and here there are older ones
+}
+
+// draw makes the schedule of a run: n faults of the kinds in only, or of all that
+// there can be.
+func draw(seed uint64, n int, links bool, only []string) []fault {
+	random := rand.New(rand.NewPCG(seed, 1<<32))
+	var names []string
+	for _, k := range kinds {
+		if (links || !k.links) && (len(only) == 0 || slices.Contains(only, k.name)) {
+			names = append(names, slices.Repeat([]string{k.name}, k.weight)...)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	schedule := make([]fault, n)
+	for i := range schedule {
+		f := fault{kind: names[random.IntN(len(names))], node: random.IntN(3), choice: random.Uint64(),
+			after: 300*time.Millisecond + time.Duration(random.Int64N(int64(2500*time.Millisecond))),
+			lasts: 100*time.Millisecond + time.Duration(random.Int64N(int64(3*time.Second)))}
+		f.other = (f.node + 1 + random.IntN(2)) % 3
+		f.point, f.action = steps[random.IntN(len(steps))], []string{failpoint.Kill, failpoint.Stop}[random.IntN(2)]
+		if f.point == "answer" && random.IntN(2) == 0 {
+			f.action = failpoint.Lose
+		}
+		if random.IntN(8) == 0 {
+			f.lasts *= 4 // longer than most of what waits does
+		}
+		if f.kind == "full disk" {
+			f.node = 2
+		}
+		schedule[i] = f
+	}
+	return schedule
+}
+
+// An injector makes faults happen, two at a time at most.
+type injector struct {
+	cluster *clustertest.Cluster
+	links   *clustertest.Links // or nil
+	history *history
+	older   string // where an older copy of a node's replicas is kept
+	disk    string // the small one that the third node's replicas are on, or ""
+	busy    []sync.Mutex
+	refill  func(ctx context.Context, node string) error // waits until a node has everything again
+	alone   sync.Mutex                                   // held by what must not happen to two nodes at once
+	failed  chan error
+}
+
+// run makes the faults of the schedule until the context ends, and undoes all of
+// them.
+func (i *injector) run(ctx context.Context, schedule []fault) error {
+	i.busy, i.failed = make([]sync.Mutex, 3), make(chan error, 1)
+	slots := make(chan struct{}, 2)
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, f := range schedule {
+		if !sleep(ctx, f.after) {
+			return nil
+		}
+		select {
+		case slots <- struct{}{}:
+		case err := <-i.failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+		all.Go(func() {
+			defer func() { <-slots }()
+			if err := i.inject(ctx, f); err != nil {
+				select {
+				case i.failed <- fmt.Errorf("%s: %w", f, err):
+				default:
+				}
+			}
+		})
+	}
+	return errors.New("the schedule is at its end")
+}
+
+// inject makes one fault happen, waits, and undoes it.
+func (i *injector) inject(ctx context.Context, f fault) error {
+	n := i.cluster.Nodes[f.node]
+	switch f.kind {
+	case "cut", "cut one way", "isolate", "cut clients":
+		return i.cut(ctx, f)
+	case "kill two", "power cut":
+		return i.killSeveral(ctx, f)
+	}
+	i.busy[f.node].Lock()
+	defer i.busy[f.node].Unlock()
+	if ctx.Err() != nil {
+		return nil
+	}
+	if !n.Running() {
+		i.history.anomaly("%s ended by itself", n.Name)
+		return start(n)
+	}
+	if f.kind != "step" {
+		i.begin(f)
+	}
+	switch f.kind {
+	case "kill":
+		n.Kill()
+		sleep(ctx, f.lasts)
+		return start(n)
+	case "pause":
+		err := n.Pause()
+		sleep(ctx, f.lasts)
+		return errors.Join(err, n.Resume())
+	case "slow":
+		for end := time.Now().Add(2 * f.lasts); time.Now().Before(end) && ctx.Err() == nil; {
+			if err := errors.Join(n.Pause(), pause(45*time.Millisecond), n.Resume(), pause(5*time.Millisecond)); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "step":
+		return i.step(ctx, f, n)
+	case "kill git":
+		i.killChild(f, n)
+		return nil
+	case "full disk":
+		return i.fill(ctx, f, n)
+	case "wipe", "restore":
+		return i.wipe(ctx, f, n)
+	}
+	return fmt.Errorf("unknown kind %q", f.kind)
+}
+
+func (i *injector) begin(f fault) {
+	i.history.note("fault: %s", f)
+	i.history.mu.Lock()
+	i.history.faults++
+	i.history.mu.Unlock()
+}
+
+func (i *injector) cut(ctx context.Context, f fault) error {
+	name := func(k int) string { return i.cluster.Nodes[k%3].Name }
+	var pairs [][2]string
+	both := func(a, b string) { pairs = append(pairs, [2]string{a, b}, [2]string{b, a}) }
+	switch f.kind {
+	case "cut":
+		both(name(f.node), name(f.other))
+	case "cut one way":
+		pairs = [][2]string{{name(f.node), name(f.other)}}
+	case "isolate":
+		both(name(f.node), name(f.node+1))
+		both(name(f.node), name(f.node+2))
+	case "cut clients":
+		both(name(f.node), clustertest.Clients)
+	}
+	i.begin(f)
+	var err error
+	for _, p := range pairs {
+		err = errors.Join(err, i.links.Cut(p[0], p[1]))
+	}
+	sleep(ctx, 2*f.lasts)
+	for _, p := range pairs {
+		err = errors.Join(err, i.links.Heal(p[0], p[1]))
+	}
+	return err
+}
+
+func (i *injector) killSeveral(ctx context.Context, f fault) error {
+	var down []*clustertest.Node
+	for k, n := range i.cluster.Nodes { // always in this order, or two could wait for each other
+		if f.kind == "power cut" || k != f.other {
+			i.busy[k].Lock()
+			defer i.busy[k].Unlock()
+			down = append(down, n)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	i.begin(f)
+	for _, n := range down {
+		n.Kill()
+	}
+	sleep(ctx, f.lasts)
+	for _, n := range down {
+		if err := n.Launch(); err != nil {
+			return err
+		}
+	}
+	for _, n := range down {
+		if err := n.AwaitReady(startLimit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startLimit is longer than any fault beside it keeps a node from the journal.
+const startLimit = 2 * time.Minute
+
+func start(n *clustertest.Node) error {
+	if err := n.Launch(); err != nil {
+		return err
+	}
+	return n.AwaitReady(startLimit)
+}
+
+// step waits until the node comes to a point of its code, and has it end or stop
+// there. If it does not come there soon, nothing has happened.
+func (i *injector) step(ctx context.Context, f fault, n *clustertest.Node) error {
+	file := armed(n)
+	if err := failpoint.Arm(file, f.point, f.action); err != nil {
+		return err
+	}
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end) && ctx.Err() == nil; pause(10 * time.Millisecond) {
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if unused, err := failpoint.Disarm(file); err != nil || unused {
+		return err
+	}
+	i.begin(f)
+	switch f.action {
+	case failpoint.Kill:
+		n.Kill() // it did that itself; this waits for its end
+		sleep(ctx, f.lasts)
+		return start(n)
+	case failpoint.Stop:
+		sleep(ctx, f.lasts)
+		// The signal that stops it may still be on its way.
+		return errors.Join(pause(50*time.Millisecond), n.Resume())
+	}
+	return nil
+}
+
+func armed(n *clustertest.Node) string { return n.Data + ".failpoint" }
+
+// fill leaves no room on the disk with the node's replicas.
+func (i *injector) fill(ctx context.Context, f fault, n *clustertest.Node) error {
+	filler := filepath.Join(i.disk, "filler")
+	file, err := os.Create(filler)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for block := make([]byte, 1<<20); len(block) > 0; {
+		if _, err := file.Write(block); err != nil {
+			block = block[:len(block)/2]
+		}
+	}
+	sleep(ctx, 2*f.lasts)
+	return os.Remove(filler)
+}
+
+// wipe takes all replicas of a node away, or puts older ones in their place. The
+// node gets them back by itself; until it has, no other loses its own.
+func (i *injector) wipe(ctx context.Context, f fault, n *clustertest.Node) error {
+	if !i.alone.TryLock() {
+		return nil
+	}
+	defer i.alone.Unlock()
+	n.Kill()
+	replicas := filepath.Join(n.Data, "repositories")
+	older := filepath.Join(i.older, n.Name)
+	script := `find "$1/" -mindepth 1 -delete`
+	if f.kind == "restore" {
+		// What is there now is what the next time is older.
+		script = `mkdir -p "$2/new" && cp -a "$1/." "$2/new" && find "$1/" -mindepth 1 -delete &&
+			if [ -d "$2/old" ]; then cp -a "$2/old/." "$1/"; fi && rm -rf "$2/old" && mv "$2/new" "$2/old"`
+	}
+	if err := i.cluster.Admin.Run("", "sh", "-c", script, "sh", replicas, older).Err(); err != nil {
+		return err
+	}
+	sleep(ctx, f.lasts)
+	if err := start(n); err != nil {
+		return err
+	}
+	return i.refill(ctx, n.Name)
+}
+
+// sleep waits, and reports whether the context still goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func pause(d time.Duration) error {
+	time.Sleep(d)
+	return nil
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gitcluster/internal/clustertest"
+)
+
+// A fault run needs nodes that can be stopped in the middle of their code, and its
+// own test needs nodes that are wrong. Neither is anything the released programs
+// should know of: their source is changed for these builds alone, through the Go
+// command's overlay. A change whose place is gone is an error.
+
+// A patch replaces one piece of a source file, which must be there exactly once.
+type patch struct{ file, old, new string }
+
+const imports = "import (\n"
+
+// hit is the start of a statement that stops at a point.
+func hit(file, point, before string) patch {
+	return patch{file, before, "failpoint.Hit(\"" + point + "\")\n" + before}
+}
+
+// points are where a run can stop a node, beside the engine's own steps.
+var points = []patch{
+	{"internal/engine/engine.go", "o.At = func(Step) {}", "o.At = func(s Step) { failpoint.Hit(string(s)) }"},
+	// The journal has the entry and this node does not know.
+	{"internal/journal/append.go", "r, err := txn()\n", "r, err := txn()\nif err == nil && r.Succeeded && failpoint.Hit(\"answer\") {\nr, err = nil, context.DeadlineExceeded\n}\n"},
+	// A peer has stored a copy and its answer is not sent.
+	hit("internal/engine/copies.go", "taken", "return e.Incarnation, r.fence()"),
+	// A catch-up has the objects and not the refs; has the refs, and not its position.
+	hit("internal/engine/catchup.go", "fetched", "if err := write(ctx, r.repo, r.table, updates); err != nil {"),
+	hit("internal/engine/catchup.go", "replayed", "if r.table.Digest() != head.Digest {"),
+}
+
+// steps are the names of all points.
+var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "fetched", "replayed"}
+
+// broken are engines that break a promise, by name.
+var broken = map[string][]patch{
+	// A push is acknowledged before the journal has decided.
+	"acknowledge-first": {
+		{"internal/engine/commit.go", "head, err := e.Journal.Append(", "b.acknowledge()\nhead, err := e.Journal.Append("},
+		{"internal/engine/commit.go", "p.results, p.err = results, err\n", "select {\ncase <-p.done:\nreturn\ndefault:\n}\np.results, p.err = results, err\n"},
+	},
+	// A reader gets the replica as it is.
+	"no-sync": {
+		{"internal/engine/engine.go", "if err := e.reach(ctx, r, at.Head, tell); err != nil {", "if r.noteHead(at.Head); r.isLoaded() && r.fence() == nil {\n} else if err := e.reach(ctx, r, at.Head, tell); err != nil {"},
+	},
+	// Of several entries that were missed, the first one's value stays.
+	"out-of-order": {
+		{"internal/engine/catchup.go", "m.last[u.Ref] = u.New\n", "if _, there := m.last[u.Ref]; !there {\nm.last[u.Ref] = u.New\n}\n"},
+	},
+	// Nobody else has the objects of a push.
+	"one-copy": {
+		{"internal/engine/copies.go", "p.need = (len(peers)+1)/2 + 1", "p.need = 1"},
+	},
+}
+
+// build compiles the module's programs with patches into dir.
+func build(ctx context.Context, dir string, patches []patch) error {
+	root, err := clustertest.ModuleRoot()
+	if err != nil {
+		return err
+	}
+	texts := map[string]string{}
+	for _, p := range patches {
+		text, ok := texts[p.file]
+		if !ok {
+			data, err := os.ReadFile(filepath.Join(root, p.file))
+			if err != nil {
+				return err
+			}
+			text = string(data)
+		}
+		if n := strings.Count(text, p.old); n != 1 {
+			return fmt.Errorf("%s has %d times what is to be replaced: %q", p.file, n, p.old)
+		}
+		texts[p.file] = strings.Replace(text, p.old, p.new, 1)
+	}
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for i, file := range slices.Sorted(maps.Keys(texts)) {
+		text := texts[file]
+		if strings.Contains(text, "failpoint.") {
+			text = strings.Replace(text, imports, imports+"\t\"gitcluster/e2e/faults/failpoint\"\n", 1)
+		}
+		copied := filepath.Join(dir, fmt.Sprintf("patched%d.go", i))
+		if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
+			return err
+		}
+		overlay.Replace[filepath.Join(root, file)] = copied
+	}
+	data, err := json.Marshal(overlay)
+	if err != nil {
+		return err
+	}
+	list := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(list, data, 0o600); err != nil {
+		return err
+	}
+	return clustertest.Build(ctx, dir, "-overlay", list)
+}

@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"gitcluster/e2e/faults/failpoint"
+	"gitcluster/internal/clustertest"
+)
+
+// Settings are what a run is made of.
+type Settings struct {
+	Seed    uint64
+	For     time.Duration // how long clients work and faults happen
+	Clients int
+	Repos   int
+	// Settle is how long nodes may take, once nothing goes wrong any more, until
+	// all show the newest version of everything; 0 means a minute.
+	Settle time.Duration
+	// Links has every node on a network of its own; the program must be enclosed.
+	Links bool
+	// Only lists kinds of faults; none means all.
+	Only []string
+	// Bin is a folder with programs made by build.
+	Bin string
+	// Dir is where the run leaves its log, and the nodes'.
+	Dir string
+}
+
+// A Summary is what came of a run.
+type Summary struct {
+	Settings
+	Operations, Faults             int
+	Acknowledged, Refused, Unknown int // changes of refs
+	Lost                           int // acknowledged changes that are not in the journal
+	Anomalies                      []string
+}
+
+func (s Summary) String() string {
+	return fmt.Sprintf("seed %d: %d operations, %d faults, %d acknowledged, %d refused, %d unclear, %d lost, %d anomalies",
+		s.Seed, s.Operations, s.Faults, s.Acknowledged, s.Refused, s.Unknown, s.Lost, len(s.Anomalies))
+}
+
+// found is the first anomalies: one cause often has many.
+func (s Summary) found() string {
+	const most = 10
+	text := strings.Join(s.Anomalies[:min(most, len(s.Anomalies))], "\n")
+	if rest := len(s.Anomalies) - most; rest > 0 {
+		text += fmt.Sprintf("\n… and %d more, which are in the log", rest)
+	}
+	return text
+}
+
+// Run lets clients work on a cluster in which things go wrong, and then looks whether
+// every promise was kept. The error is of the run itself; what it found is in the
+// summary.
+func Run(ctx context.Context, s Settings) (sum Summary, err error) {
+	if s.Settle == 0 {
+		s.Settle = time.Minute
+	}
+	sum.Settings = s
+	log, err := os.Create(filepath.Join(s.Dir, "events.jsonl"))
+	if err != nil {
+		return sum, err
+	}
+	defer log.Close()
+	r := &run{Settings: s, history: &history{start: time.Now(), log: log}}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.open(ctx); err != nil {
+		return sum, err
+	}
+	if err := r.work(ctx); err != nil {
+		return sum, err
+	}
+	r.settle(ctx)
+	if ctx.Err() != nil {
+		return sum, context.Cause(ctx)
+	}
+	r.check(&sum)
+	sum.Anomalies = r.history.anomalies
+	return sum, nil
+}
+
+// A run is the state of Run.
+type run struct {
+	Settings
+	history *history
+	cluster *clustertest.Cluster
+	links   *clustertest.Links
+	repos   []string
+	disk    string // a small one with the third node's replicas, or ""
+	folder  string // of the clients
+}
+
+// open starts the cluster.
+func (r *run) open(ctx context.Context) (err error) {
+	if r.folder, err = os.MkdirTemp("", "gc-work-"); err != nil {
+		return err
+	}
+	settings := []clustertest.Setting{clustertest.Built(r.Bin)}
+	if r.Links {
+		if r.links, err = clustertest.NewLinks(); err != nil {
+			return err
+		}
+		settings = append(settings, clustertest.On(r.links))
+	}
+	if r.cluster, err = clustertest.New(3, settings...); err != nil {
+		return err
+	}
+	for _, n := range r.cluster.Nodes {
+		n.Env = append(n.Env, failpoint.Env+"="+armed(n))
+		n.Kill()
+		if r.Links && n == r.cluster.Nodes[2] {
+			if err := r.smallDisk(n); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range r.cluster.Nodes {
+		if err := n.Launch(); err != nil {
+			return err
+		}
+	}
+	for _, n := range r.cluster.Nodes {
+		if err := n.AwaitReady(startLimit); err != nil {
+			return err
+		}
+	}
+	for i := range r.Repos {
+		repo := fmt.Sprintf("faults/r%d", i)
+		r.repos = append(r.repos, repo)
+		if err := r.cluster.Admin.Run("", "git-cluster", "repo", "create", repo, "--data", r.cluster.Nodes[0].Data).Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// smallDisk puts a node's replicas on a disk that can be filled.
+func (r *run) smallDisk(n *clustertest.Node) error {
+	r.disk = n.Data + ".disk"
+	return r.cluster.Admin.Run("", "sh", "-c", `mkdir "$1" && mount -t tmpfs -o size=400m tmpfs "$1" && mv "$2" "$1/" && ln -s "$1/repositories" "$2"`,
+		"sh", r.disk, filepath.Join(n.Data, "repositories")).Err()
+}
+
+// work lets clients and faults go on for as long as was asked.
+func (r *run) work(ctx context.Context) error {
+	r.history.start = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, r.For)
+	defer cancel()
+	results := make(chan error)
+	running := 0
+	start := func(f func() error) {
+		running++
+		go func() { results <- f() }()
+	}
+	user, err := r.user()
+	if err != nil {
+		return err
+	}
+	for i := range r.Clients {
+		k, err := newClient(i, r.Seed, user, r.cluster, r.folder, r.repos, r.history)
+		if err != nil {
+			return err
+		}
+		start(func() error { return k.run(ctx, r.repos) })
+	}
+	schedule := draw(r.Seed, int(r.For/(300*time.Millisecond))+1, r.Links, r.Only)
+	if len(schedule) > 0 {
+		i := &injector{cluster: r.cluster, links: r.links, history: r.history, older: filepath.Join(r.folder, "older"), disk: r.disk, refill: r.refilled}
+		start(func() error { return i.run(ctx, schedule) })
+	}
+	for range running {
+		if e := <-results; e != nil {
+			err = errors.Join(err, e)
+			cancel()
+		}
+	}
+	return err
+}
+
+// user is whose key and token all clients have.
+func (r *run) user() (*clustertest.User, error) {
+	u := r.cluster.Admin
+	token := u.Run("", "git-cluster", "user", "token", "create", u.Name)
+	if err := token.Err(); err != nil {
+		return nil, err
+	}
+	text := ""
+	for _, n := range r.cluster.Nodes {
+		text += fmt.Sprintf("https://%s:%s@%s\n", u.Name, strings.TrimSpace(token.Stdout), n.HTTP)
+	}
+	file := filepath.Join(r.folder, "credentials")
+	return u.With("GIT_CONFIG_PARAMETERS='credential.helper'='store --file=" + file + "'"), os.WriteFile(file, []byte(text), 0o600)
+}
+
+// refilled waits until a node can show everything.
+func (r *run) refilled(ctx context.Context, node string) error {
+	for _, repo := range r.repos {
+		for r.cluster.Admin.Via(node).Run("", "git", "ls-remote", "cluster::"+repo).Status != 0 {
+			if !sleep(ctx, time.Second) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// settle waits until all replicas' refs are the same on disk and stay so, with
+// nobody's help.
+func (r *run) settle(ctx context.Context) {
+	r.history.note("the faults are over")
+	for _, n := range r.cluster.Nodes {
+		if !n.Running() {
+			r.history.anomaly("%s ended by itself", n.Name)
+			if err := start(n); err != nil {
+				r.history.anomaly("%v", err)
+			}
+		}
+	}
+	began := time.Now()
+	for _, repo := range r.repos {
+		last := r.different(repo)
+		for last != "" && time.Since(began) < r.Settle && sleep(ctx, 200*time.Millisecond) {
+			last = r.different(repo)
+		}
+		if last != "" {
+			r.history.anomaly("%v after the last fault: %s", r.Settle, last)
+		}
+	}
+	r.history.note("settled after %v", time.Since(began))
+}
+
+// different says how the disks of two nodes differ, or "". It only looks at files.
+func (r *run) different(repo string) string {
+	log, err := r.journal(repo)
+	if err != nil {
+		return err.Error()
+	}
+	want := log.refs()
+	for _, n := range r.cluster.Nodes {
+		got, err := r.refsOnDisk(n, repo)
+		if err != nil {
+			return err.Error()
+		}
+		if !maps.Equal(got, want) {
+			return fmt.Sprintf("%s on %s has on disk\n%v, and the journal\n%v", repo, n.Name, got, want)
+		}
+	}
+	return ""
+}
+
+func (r *run) refsOnDisk(n *clustertest.Node, repo string) (map[string]string, error) {
+	dir, err := r.dir(n, repo)
+	if err != nil {
+		return nil, err
+	}
+	res := r.bare(dir, "for-each-ref", "--format=%(refname) %(objectname)")
+	if err := res.Err(); err != nil {
+		return nil, err
+	}
+	refs := map[string]string{}
+	for line := range strings.Lines(res.Stdout) {
+		ref, oid, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if !strings.HasPrefix(ref, "refs/strays/") {
+			refs[ref] = oid
+		}
+	}
+	return refs, nil
+}
+
+func (r *run) bare(dir string, args ...string) clustertest.Result {
+	return r.cluster.Admin.Run("", append([]string{"git", "-c", "safe.directory=*", "-C", dir}, args...)...)
+}
+
+// close ends everything. The nodes' logs are kept beside the run's.
+func (r *run) close() error {
+	var err error
+	if r.cluster != nil {
+		for _, n := range r.cluster.Nodes {
+			err = errors.Join(err, os.WriteFile(filepath.Join(r.Dir, n.Name+".log"), []byte(n.Log()), 0o600))
+			n.Kill()
+		}
+		if r.disk != "" {
+			err = errors.Join(err, r.cluster.Admin.Run("", "umount", r.disk).Err())
+		}
+		err = errors.Join(err, r.cluster.Close())
+	}
+	if r.links != nil {
+		err = errors.Join(err, r.links.Close())
+	}
+	return errors.Join(err, os.RemoveAll(r.folder))
+}
+
+// tail is the end of the run's log, for people.
+func tail(dir string, lines int) string {
+	f, err := os.Open(filepath.Join(dir, "events.jsonl"))
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.SplitAfter(string(text), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "")
+}

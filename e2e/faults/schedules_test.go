@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gitcluster/e2e/faults/failpoint"
+	"gitcluster/internal/clustertest"
+)
+
+// Schedules in which one thing goes wrong at one point, which a random run may take
+// long to meet.
+
+// TestProcessOfAPushIsKilled ends one process below the node alone, after a push has
+// become real and before the client has heard of it. The client may hear "ok" or
+// nothing, and the push is there.
+func TestProcessOfAPushIsKilled(t *testing.T) {
+	r := schedule(t)
+	n := r.cluster.Nodes[0]
+	for _, c := range []struct {
+		program string
+		heard   outcome
+	}{
+		{"update-ref", done}, // its work is done again from the journal
+		{"proc-receive", unknown},
+		{"receive-pack", unknown},
+	} {
+		t.Run(c.program, func(t *testing.T) {
+			k, ref := r.someone(t, c.program)
+			head := k.make(t, "")
+			arm(t, n, "appended", failpoint.Stop)
+			pushed := make(chan operation)
+			go func() { pushed <- k.pushOnce(ref, "", head, "ssh://"+n.Name+"/"+r.repos[0]) }()
+			awaitPoint(t, n)
+			kill(t, n, c.program)
+			if err := n.Resume(); err != nil {
+				t.Fatal(err)
+			}
+			if o := <-pushed; o.Changes[0].Outcome != c.heard {
+				t.Errorf("the client heard %q (%s), want %q\n%s", o.Changes[0].Outcome, o.Changes[0].Why, c.heard, o.Said)
+			}
+			for _, n := range r.cluster.Nodes {
+				got := k.user.Git(t, "", "ls-remote", "ssh://"+n.Name+"/"+r.repos[0], ref)
+				if !strings.HasPrefix(got, head) {
+					t.Errorf("%s shows %q, want %s", n.Name, got, head)
+				}
+			}
+			r.mustBeSound(t)
+		})
+	}
+}
+
+// TestNegotiationWithWhatIsLeft pushes on top of a commit that the node has from a
+// push which came to nothing, and the others have not: the client finds that out and
+// leaves it out of its pack.
+func TestNegotiationWithWhatIsLeft(t *testing.T) {
+	r := schedule(t)
+	n := r.cluster.Nodes[0]
+	k, ref := r.someone(t, "negotiate")
+	first := k.make(t, "")
+	arm(t, n, "prepared", failpoint.Kill)
+	address := "ssh://" + n.Name + "/" + r.repos[0]
+	if o := k.pushOnce(ref, "", first, address); o.Changes[0].Outcome != unknown {
+		t.Fatalf("a push through a node that was killed: %q\n%s", o.Changes[0].Outcome, o.Said)
+	}
+	n.Kill()
+	if err := start(n); err != nil {
+		t.Fatal(err)
+	}
+	if got := k.user.Git(t, "", "ls-remote", address, ref); got != "" {
+		t.Fatalf("the failed push is there: %s", got)
+	}
+	second := k.make(t, first)
+	count := func(args ...string) string {
+		p := k.user.Run(k.work[r.repos[0]], append([]string{"git", "-c", "push.negotiate=true", "push", "--progress", address}, args...)...)
+		if err := p.Err(); err != nil {
+			t.Fatal(err)
+		}
+		return p.Stderr
+	}
+	if said := count(second + ":" + ref); !strings.Contains(said, "Writing objects: 100% (3/3)") {
+		t.Errorf("nothing was left out of the pack:\n%s", said)
+	}
+	r.mustBeSound(t)
+	for _, n := range r.cluster.Nodes {
+		k.user.Git(t, "", "clone", "-q", "--bare", "ssh://"+n.Name+"/"+r.repos[0], filepath.Join(t.TempDir(), n.Name))
+	}
+}
+
+// schedule is a cluster in which nothing goes wrong by itself.
+func schedule(t *testing.T) *run {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("the processes below a node are found in /proc")
+	}
+	r := &run{Settings: Settings{Repos: 1, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second}, history: &history{start: time.Now(), log: io.Discard}}
+	t.Cleanup(func() {
+		if err := r.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := r.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// someone is a client of its own and a ref for it.
+func (r *run) someone(t *testing.T, name string) (*client, string) {
+	t.Helper()
+	k, err := newClient(0, 1, r.cluster.Admin, r.cluster, t.TempDir(), r.repos, r.history)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, "refs/heads/" + name
+}
+
+func (k *client) make(t *testing.T, parent string) string {
+	t.Helper()
+	k.done++
+	for repo := range k.work {
+		oid, err := k.commit(repo, parent, 100, k.random)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return oid
+	}
+	panic("a client without a repository")
+}
+
+func (k *client) pushOnce(ref, was, value, address string) operation {
+	o := operation{Kind: "push", Address: address, Changes: []change{{Ref: ref, Was: was, WasKnown: true, Value: value}}}
+	for _, dir := range k.work {
+		k.judge(&o, k.git(&o, operationLimit, dir, "push", "--porcelain", address, value+":"+ref))
+	}
+	return o
+}
+
+// mustBeSound waits until all disks are the same, and looks at them.
+func (r *run) mustBeSound(t *testing.T) {
+	t.Helper()
+	r.settle(context.Background())
+	for _, repo := range r.repos {
+		r.checkDisks(repo)
+	}
+	for _, a := range r.history.anomalies {
+		t.Error(a)
+	}
+	r.history.anomalies = nil
+}
+
+func arm(t *testing.T, n *clustertest.Node, point, action string) {
+	t.Helper()
+	if err := failpoint.Arm(armed(n), point, action); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitPoint waits until the node has come to the point it is armed for and stands
+// still there.
+func awaitPoint(t *testing.T, n *clustertest.Node) {
+	t.Helper()
+	clustertest.Await(t, 20*time.Second, func() string {
+		if _, err := os.Stat(armed(n)); !errors.Is(err, fs.ErrNotExist) {
+			return n.Name + " has not come to the point"
+		}
+		if s, _ := state(n.PID()); s != "T" {
+			return fmt.Sprintf("%s is in state %s", n.Name, s)
+		}
+		return ""
+	})
+}
+
+// kill ends the one process below the node whose command has the word, and waits
+// until it is gone, and its parent too if that is not the node: receive-pack says
+// what it has to say and ends.
+func kill(t *testing.T, n *clustertest.Node, word string) {
+	t.Helper()
+	for _, pid := range descendants(n.PID()) {
+		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !strings.Contains(string(command), word) {
+			continue
+		}
+		_, parent := state(pid)
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		clustertest.Await(t, 10*time.Second, func() string {
+			for _, p := range []int{pid, parent} {
+				if s, _ := state(p); p != n.PID() && s != "" && s != "Z" {
+					return fmt.Sprintf("process %d is in state %s", p, s)
+				}
+			}
+			return ""
+		})
+		return
+	}
+	t.Fatalf("%s has started no %s", n.Name, word)
+}
