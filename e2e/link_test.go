@@ -148,8 +148,6 @@ func (l *link) serve(conn net.Conn) {
 		return
 	}
 	defer l.drop(conn)
-	l.mu.Lock()
-	l.mu.Unlock()
 	server, err := net.Dial("tcp", l.target)
 	if err != nil || !l.keep(server) {
 		return
