@@ -16,6 +16,7 @@ import (
 // A search finds the replica that serves one request. Its methods are for one
 // goroutine at a time, except those that make and use one connection.
 type search struct {
+	configured bool // r has the settings
 	*connector
 	r       *request
 	address address.Address
@@ -58,8 +59,13 @@ func (s *search) run(ctx context.Context) (*stream, error) {
 	}
 }
 
-// readSettings waits for Git's configuration.
+// readSettings waits for Git's configuration, once: what an earlier attempt has
+// started may still read it.
 func (s *search) readSettings(ctx context.Context) (err error) {
+	if s.configured {
+		return nil
+	}
+	defer func() { s.configured = err == nil }()
 	if s.r.settings, err = s.await(ctx); err == nil && !s.r.service.ReadsOnly() {
 		s.r.staleOK = false // a push is always made against the newest version
 	}

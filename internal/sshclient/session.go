@@ -87,6 +87,13 @@ func (c *Conn) openError(ctx context.Context, err error) error {
 	if errors.As(err, &refused) {
 		return fmt.Errorf("%w: no further session: %s", ErrRefused, printable(refused.Message))
 	}
+	select {
+	case <-c.Done():
+		// What the library says of a connection that ends meanwhile is about
+		// packets.
+		return fmt.Errorf("open a session: %w", io.EOF)
+	default:
+	}
 	return fmt.Errorf("open a session: %w", err)
 }
 
