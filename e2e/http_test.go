@@ -99,7 +99,7 @@ func TestHTTPReadYourWrites(t *testing.T) {
 	if r.Status == 0 || !strings.Contains(r.Stdout, "(stale info)") {
 		t.Errorf("status %d\n%s%s", r.Status, r.Stdout, r.Stderr)
 	}
-	if got := u.Git(t, work, "ls-remote", c.Nodes[2].URL("http-a/x"), "b0", "good", "atomic"); strings.Contains(got, "b0") || strings.Contains(got, "atomic") || !strings.Contains(got, "good") {
+	if got := u.Git(t, work, "ls-remote", c.Nodes[2].URL("http-a/x"), "b0", "good", "atomic"); strings.Contains(got, "/b0") || strings.Contains(got, "/atomic") || !strings.Contains(got, "/good") {
 		t.Errorf("afterwards there is\n%s", got)
 	}
 }
@@ -197,7 +197,7 @@ func TestHTTPRefusals(t *testing.T) {
 	// A token is worth what it was made for, until it is revoked.
 	reader := signedIn(t, boss, boss.Token(t, "--read-only", "--valid", "2h"))
 	reader.Git(t, "", "ls-remote", n.URL("http-c/private"))
-	is(reader, "may read", "push", n.URL("http-c/private"), "main")
+	is(reader, "with a token that is for reading", "push", n.URL("http-c/private"), "main")
 	list := ida.Must(t, "", "git-cluster", "user", "token", "list", "ida", "--json")
 	var tokens []struct{ ID, Label string }
 	if err := json.Unmarshal([]byte(list), &tokens); err != nil || len(tokens) != 1 || tokens[0].Label != "for a test" {

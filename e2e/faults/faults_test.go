@@ -54,7 +54,7 @@ func TestBrokenEngines(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(broken)) {
 		t.Run(name, func(t *testing.T) {
 			bin := programs(t, broken[name])
-			for seed := range uint64(3) {
+			for seed := range uint64(6) {
 				sum := runFor(t, Settings{Seed: seed, For: 20 * time.Second, Clients: 4, Repos: 1, Bin: bin, Settle: 5 * time.Second})
 				t.Log(sum)
 				if len(sum.Anomalies) > 0 {
