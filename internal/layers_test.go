@@ -39,7 +39,7 @@ var layers = []struct {
 		"internal/httpserver", "internal/shell", "internal/sshserver", "internal/web",
 	}},
 	{"administration, and the Conduit API: requests as data", []string{"internal/admin", "internal/conduit"}},
-	{"service: one authorized request on one repository; mirrors of other hosts' repositories", []string{"internal/observe", "internal/service"}},
+	{"service: one authorized request on one repository; mirrors of other hosts' repositories; backups", []string{"internal/backup", "internal/observe", "internal/service"}},
 	{"engine: read, commit, catch up", []string{"internal/engine"}},
 	{"who asks over HTTP", []string{"internal/login"}},
 	{"peer: node to node", []string{"internal/peer"}},

@@ -38,7 +38,7 @@ func rootCommand() *cobra.Command {
 	root.PersistentFlags().String("cluster", "", "cluster of the client configuration, if not its default")
 	root.AddCommand(
 		initCommand(), joinCommand(), serveCommand(), shellCommand(), authorizedKeysCommand(), localTransportCommand(), sshCommand(),
-		statusCommand(), repoCommand(), pullCommand(), logCommand(), lockCommand(), unlockCommand(), drainCommand(), verifyCommand(), repairCommand(), acceptLossCommand(), userCommand(), keyCommand(), grantCommand(), revokeCommand(), grantsCommand(),
+		statusCommand(), repoCommand(), pullCommand(), logCommand(), lockCommand(), unlockCommand(), drainCommand(), verifyCommand(), repairCommand(), acceptLossCommand(), maintainCommand(), backupCommand(), restoreCommand(), userCommand(), keyCommand(), grantCommand(), revokeCommand(), grantsCommand(),
 		deviceCommand(), tokenCommand(), demoCommand(), useCommand(), resolveCommand(), doctorCommand(), completionCommand(), versionCommand(),
 	)
 	completeArguments(root)

@@ -153,6 +153,12 @@ func (s *Server) call(ctx context.Context, id cluster.Identity, q request, tell 
 		return nil, err
 	}
 	switch q.Method {
+	case "backup":
+		return with(q, func(p BackupWrite) (any, error) { return s.backupWrite(ctx, id, p, tell) })
+	case "restore":
+		return with(q, func(p BackupRestore) (any, error) { return s.backupRestore(ctx, id, p, tell) })
+	case "repo.maintain":
+		return with(q, func(p RepoMaintain) (any, error) { return s.repoMaintain(ctx, id, p, tell) })
 	case "repo.lock":
 		return with(q, func(p RepoLock) (any, error) { return s.repoLock(ctx, id, p) })
 	case "repo.unlock":

@@ -60,7 +60,7 @@ type LossAccepted struct {
 // replicaAsk is what a node asks of another's replica.
 type replicaAsk struct {
 	Repo  cluster.RepoID `json:"repo"`
-	Deep  bool           `json:"deep,omitempty"`
+	Deep  bool           `json:"deep,omitempty"` // thoroughly, whatever is asked for
 	Loss  engine.Loss    `json:"loss,omitzero"`
 	Actor string         `json:"actor,omitempty"`
 }
@@ -81,6 +81,8 @@ func (s *Server) node(ctx context.Context, q request) (any, error) {
 		return s.Service.Pushes(), nil
 	case "replica.verify":
 		return with(q, func(p replicaAsk) (any, error) { return s.Engine.Verify(ctx, p.Repo, p.Deep), nil })
+	case "replica.maintain":
+		return with(q, func(p replicaAsk) (any, error) { return s.Engine.Maintain(ctx, p.Repo, p.Deep), nil })
 	case "replica.repair":
 		return with(q, func(p replicaAsk) (any, error) { return s.Engine.Repair(ctx, p.Repo) })
 	case "replica.loss":

@@ -44,6 +44,45 @@ func Programs() (string, error) {
 	return built.dir, built.err
 }
 
+// OldPrograms returns a folder with the programs of an earlier version of the
+// module, which goes with the test: that of the revision in GIT_CLUSTER_TEST_OLD, or
+// of the commit before the last that changed any program. Where there is no history
+// the test is skipped.
+func OldPrograms(t testing.TB) string {
+	t.Helper()
+	root, err := ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	git := func(args ...string) (string, error) {
+		c := gitcmd.Command{Args: append([]string{"git", "-C", root}, args...), Env: os.Environ()}
+		out, err := new(gitexec.Runner).Output(t.Context(), c, nil)
+		return strings.TrimSpace(string(out)), err
+	}
+	revision := os.Getenv("GIT_CLUSTER_TEST_OLD")
+	if revision == "" {
+		last, err := git("log", "-n", "2", "--format=%H", "--", "cmd", "internal")
+		commits := strings.Fields(last)
+		if err != nil || len(commits) < 2 {
+			t.Skipf("no earlier version of the programs is at hand (%d commits, %v)", len(commits), err)
+		}
+		revision = commits[1]
+	}
+	source, bin := t.TempDir(), t.TempDir()
+	archive := filepath.Join(source, "source.tar")
+	if _, err := git("archive", "--output="+archive, revision, "--", "go.mod", "go.sum", "cmd", "internal"); err != nil {
+		t.Skipf("no earlier version of the programs is at hand: %v", err)
+	}
+	unpack := gitcmd.Command{Args: []string{"tar", "-x", "-f", archive, "-C", source}, Env: os.Environ()}
+	if err := new(gitexec.Runner).Run(t.Context(), unpack, gitexec.IO{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := buildIn(t.Context(), source, bin); err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
 // Build makes the module's programs, with further flags of "go build", in dir.
 func Build(ctx context.Context, dir string, flags ...string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("the build did not end"))
@@ -52,6 +91,10 @@ func Build(ctx context.Context, dir string, flags ...string) error {
 	if err != nil {
 		return err
 	}
+	return buildIn(ctx, root, dir, flags...)
+}
+
+func buildIn(ctx context.Context, root, dir string, flags ...string) error {
 	args := append(append([]string{"go", "build"}, flags...), "-o", dir+string(filepath.Separator), "./cmd/...")
 	c := gitcmd.Command{Args: args, Env: os.Environ(), Dir: root}
 	if err := new(gitexec.Runner).Run(ctx, c, gitexec.IO{}); err != nil {

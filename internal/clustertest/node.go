@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ type Node struct {
 	Data string
 
 	Env []string // set for its process beside a bare environment
+	Bin string   // folder of its program, if not the cluster's
 
 	cluster      *Cluster
 	peer, client string
@@ -105,7 +107,7 @@ func (n *Node) Launch() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	l.end = cancel
 	c := gitcmd.Command{
-		Args: append(n.cluster.links.enter(n.Name), filepath.Join(n.cluster.Bin, "git-cluster"), "serve", "--data", n.Data),
+		Args: append(n.cluster.links.enter(n.Name), filepath.Join(cmp.Or(n.Bin, n.cluster.Bin), "git-cluster"), "serve", "--data", n.Data),
 		Env:  append(bare(n.cluster), append([]string{"NOTIFY_SOCKET=" + notify}, n.Env...)...),
 		Dir:  n.cluster.dir,
 	}

@@ -258,7 +258,7 @@ func (e *Engine) rehearse(r *replica, updates []cluster.RefUpdate) error {
 	if len(updates) == 0 {
 		return nil
 	}
-	tx, err := r.repo.Begin(e.ctx)
+	tx, err := r.repo.Begin(e.ctx, len(updates))
 	if err != nil {
 		return err
 	}

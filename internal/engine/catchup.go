@@ -291,6 +291,7 @@ func (e *Engine) finish(r *replica, at cluster.Position, refs []cluster.RefName)
 		return err
 	}
 	r.setApplied(at)
+	r.redeem(refs)
 	e.reportSoon(r.id)
 	return nil
 }
@@ -406,7 +407,7 @@ func setHead(ctx context.Context, repo *repository.Repository, head cluster.RefN
 }
 
 func transact(ctx context.Context, repo *repository.Repository, updates []cluster.RefUpdate) error {
-	tx, err := repo.Begin(ctx)
+	tx, err := repo.Begin(ctx, len(updates))
 	if err != nil {
 		return err
 	}

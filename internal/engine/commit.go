@@ -28,6 +28,9 @@ type Push struct {
 	// that finds fewer is accepted with a warning.
 	Copies   int
 	Degraded bool
+	// Generation is that of the [View] in which the objects were found complete. If
+	// objects were removed since, they are looked at again.
+	Generation uint64
 	// Tell, if not nil, gets lines for the person who waits.
 	Tell func(string)
 
@@ -59,6 +62,11 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 	defer e.work.Done()
 	r := e.replica(id)
 	came := time.Now()
+	if ok, err := e.stillWhole(ctx, r, push); err != nil {
+		return nil, err
+	} else if !ok {
+		return refuseAll(push.Updates, "missing necessary objects"), nil // in Git's own words
+	}
 	for try := 0; ; try++ {
 		p := &pending{Push: push, came: came, done: make(chan struct{})}
 		if err := e.spread(ctx, r, p); err != nil {
@@ -344,7 +352,7 @@ func (e *Engine) prepare(r *replica, b *batch) (*repository.Transaction, error) 
 	var err error
 	for again := false; err == nil; again = true {
 		var tx *repository.Transaction
-		if tx, err = r.repo.Begin(e.ctx); err != nil {
+		if tx, err = r.repo.Begin(e.ctx, len(b.prepared)); err != nil {
 			return nil, err
 		}
 		if err = tx.Prepare(b.prepared); err == nil {

@@ -295,8 +295,11 @@ func (s *spreading) tooFew(need int) error {
 	}
 	var why []string
 	for _, peer := range s.peers {
-		if err := s.failed[peer]; err != nil {
+		switch err := s.failed[peer]; {
+		case err != nil:
 			why = append(why, fmt.Sprintf("%s: %v", peer, err))
+		case !slices.ContainsFunc(s.taken, func(c journal.Counted) bool { return c.Device == peer }):
+			why = append(why, fmt.Sprintf("%s: not in time", peer))
 		}
 	}
 	return fmt.Errorf("%w: %d of %d (%s)", ErrTooFewCopies, len(s.taken), need, strings.Join(why, "; "))
@@ -313,6 +316,7 @@ func (e *Engine) Known(ctx context.Context, o peer.Offer) ([]cluster.OID, error)
 	if err != nil {
 		return nil, err
 	}
+	r.pledge(o.Wants, pledgeOffered)
 	if err := r.fence(); err != nil {
 		return nil, err
 	}
@@ -353,6 +357,7 @@ func (e *Engine) Take(ctx context.Context, o peer.Offer, haves []cluster.OID, pa
 	if err != nil {
 		return "", err
 	}
+	r.pledge(o.Wants, pledgeFor)
 	if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {
 		return "", err
 	}

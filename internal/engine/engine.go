@@ -62,6 +62,10 @@ const (
 	StepApplied  Step = "applied"
 )
 
+// StepDiscarding is no step of a commit: housekeeping is about to look what it may
+// remove.
+const StepDiscarding Step = "discarding"
+
 // Options are what an engine works with.
 type Options struct {
 	Device      cluster.DeviceName
@@ -78,6 +82,12 @@ type Options struct {
 	// Keep is how many entries of a repository the journal keeps; 0 means ten
 	// thousand.
 	Keep int
+	// Housekeeping is the time between two looks at all replicas; 0 means ten
+	// minutes.
+	Housekeeping time.Duration
+	// Unreached is how long objects are kept that no ref reaches; 0 means two
+	// weeks.
+	Unreached time.Duration
 	// At, if set, is called at each step of a commit.
 	At func(Step)
 }
@@ -88,6 +98,8 @@ type Engine struct {
 	ctx  context.Context // ends with the node; what must not stop halfway runs under it
 	stop context.CancelCauseFunc
 	work sync.WaitGroup
+
+	upkeep chan struct{} // held by who looks after a replica
 
 	mu       sync.Mutex
 	replicas map[cluster.RepoID]*replica
@@ -109,11 +121,17 @@ func New(o Options) *Engine {
 	if o.Keep == 0 {
 		o.Keep = 10_000
 	}
+	if o.Housekeeping == 0 {
+		o.Housekeeping = upkeepSlot
+	}
+	if o.Unreached == 0 {
+		o.Unreached = 14 * 24 * time.Hour
+	}
 	if o.At == nil {
 		o.At = func(Step) {}
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
-	return &Engine{Options: o, ctx: ctx, stop: stop,
+	return &Engine{Options: o, ctx: ctx, stop: stop, upkeep: make(chan struct{}, 1),
 		replicas: map[cluster.RepoID]*replica{},
 		names:    map[cluster.RepoName]cluster.Repo{},
 		nameOf:   map[cluster.RepoID]cluster.RepoName{},
@@ -209,6 +227,8 @@ type View struct {
 	Applied cluster.Position
 	Waited  time.Duration // how long the replica had to be brought up to date
 	Stale   bool          // it was not compared with the journal
+	// Generation is for [Push.Generation], if what the view shows leads to a push.
+	Generation uint64
 }
 
 // Sync makes the local replica show at least the head that was resolved, and
@@ -223,7 +243,7 @@ func (e *Engine) Sync(ctx context.Context, at Resolved, tell func(string)) (View
 		return View{}, err
 	}
 	applied := r.position()
-	return View{Repo: at.Repo, Dir: e.Store.Path(at.Repo.ID), Applied: applied, Waited: time.Since(start)}, nil
+	return View{Repo: at.Repo, Dir: e.Store.Path(at.Repo.ID), Applied: applied, Waited: time.Since(start), Generation: r.currentGeneration()}, nil
 }
 
 // staleView is the replica as it is. One that never completed a

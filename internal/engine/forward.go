@@ -80,6 +80,7 @@ func (e *Engine) CommitFor(ctx context.Context, c peer.Commit) ([]cluster.RefRes
 	if err != nil {
 		return notTried(err)
 	}
+	generation := r.pledge(newValues(c.Updates), pledgeFor)
 	// A node's word that the objects are here is not enough.
 	held, err := repo.Closed(ctx, newValues(c.Updates), knownClosed(table, nil))
 	if err == nil && !held {
@@ -88,7 +89,7 @@ func (e *Engine) CommitFor(ctx context.Context, c peer.Commit) ([]cluster.RefRes
 	if err != nil {
 		return notTried(err)
 	}
-	results, err := e.Commit(ctx, c.Repo, Push{ID: c.ID, Actor: c.Actor, Updates: c.Updates, Atomic: c.Atomic, Copies: c.Copies, Degraded: c.Degraded, forwarded: true})
+	results, err := e.Commit(ctx, c.Repo, Push{ID: c.ID, Actor: c.Actor, Updates: c.Updates, Atomic: c.Atomic, Copies: c.Copies, Degraded: c.Degraded, Generation: generation, forwarded: true})
 	switch {
 	case errors.Is(err, ErrUnclear):
 		return nil, fmt.Errorf("%w: %w", peer.ErrUnclear, err)

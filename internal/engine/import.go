@@ -49,6 +49,7 @@ func (e *Engine) Import(ctx context.Context, id cluster.RepoID, updates []cluste
 	if err != nil {
 		return err
 	}
+	e.replica(id).pledge(wants, pledgeFor)
 	if pack != nil {
 		return repo.ReadPack(ctx, pack, wants, haves)
 	}

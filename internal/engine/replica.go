@@ -24,6 +24,11 @@ type replica struct {
 	shown journal.Head                        // guarded by apply; the head whose refs the table holds
 	known atomic.Pointer[repository.RefTable] // the table last found to be the journal's, for those who do not hold apply
 
+	keep       sync.Mutex                // held while objects are removed; never taken before apply
+	pledged    map[cluster.OID]time.Time // what must stay, and until when; guarded by keep
+	untold     time.Time                 // until when there are more than could be kept; guarded by keep
+	generation uint64                    // how often objects were removed since the node's start; guarded by keep
+
 	mu        sync.Mutex
 	doubt     *string      // why the disk is not to be trusted, or ""; nil: not looked up yet
 	head      journal.Head // the newest head this node has heard of
@@ -33,6 +38,8 @@ type replica struct {
 	flight    *flight
 	queue     []*pending // pushes that wait for their turn
 	following bool       // a background task brings it to the head
+
+	upkeepAfter time.Time // when housekeeping may try again
 }
 
 func (r *replica) lock(ctx context.Context) error {

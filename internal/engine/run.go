@@ -14,6 +14,7 @@ import (
 func (e *Engine) Run(ctx context.Context) error {
 	go e.reportLoop(ctx)
 	go e.verifyLoop(ctx)
+	go e.upkeepLoop(ctx)
 	go e.Journal.WatchRepos(ctx, e.learnName, e.forgetName)
 	slots := make(chan struct{}, 4)
 	return e.Journal.WatchHeads(ctx, func(id cluster.RepoID, head journal.Head) {

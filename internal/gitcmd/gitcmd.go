@@ -92,9 +92,13 @@ func Init(dir string, format cluster.ObjectFormat, head cluster.RefName) Command
 }
 
 // UpdateRef opens a ref transaction; its commands come on standard input,
-// separated by NUL bytes.
-func UpdateRef(dir string) Command {
-	c := command(dir, nil, "update-ref", "--stdin", "-z", "--no-deref")
+// separated by NUL bytes. Without sync the caller must sync what it writes.
+func UpdateRef(dir string, sync bool) Command {
+	var settings []Setting
+	if !sync {
+		settings = []Setting{{"core.fsync", "none"}}
+	}
+	c := command(dir, settings, "update-ref", "--stdin", "-z", "--no-deref")
 	c.Writes = true
 	return c
 }
@@ -142,7 +146,7 @@ func IndexPack(dir, quarantine string) Command {
 // plain ones reach and those with "^" do not; it fails when one is missing.
 // With a quarantine, objects there count as present.
 func RevList(dir, quarantine string) Command {
-	c := command(dir, nil, "rev-list", "--objects", "--quiet", "--stdin")
+	c := command(dir, walking, "rev-list", "--objects", "--quiet", "--stdin")
 	if quarantine != "" {
 		c.Env = append(c.Env, quarantined(dir, quarantine)...)
 	}
@@ -234,6 +238,11 @@ var always = []Setting{
 	{"receive.autogc", "false"},
 	{"core.hooksPath", os.DevNull},
 	{"transfer.hideRefs", cluster.StraysPrefix[:len(cluster.StraysPrefix)-1]},
+	// Larger blobs are passed through as they are, not held in memory; and smaller
+	// ones are compared with each other within bounds.
+	{"core.bigFileThreshold", "64m"},
+	{"pack.windowMemory", "128m"},
+	{"pack.deltaCacheSize", "64m"},
 	{"protocol.allow", "never"},
 	{"advice.defaultBranchName", "false"},
 }

@@ -27,7 +27,7 @@ func every() map[string]Command {
 		"UploadArchive":      UploadArchive(dir),
 		"ReceivePack":        ReceivePack(dir, "version=1", Push{Hooks: "/srv/git/hooks", Socket: "/srv/git/socket", Token: secret}),
 		"Init":               Init(dir, cluster.SHA256, "refs/heads/--shared"),
-		"UpdateRef":          UpdateRef(dir),
+		"UpdateRef":          UpdateRef(dir, true),
 		"SetHead":            SetHead(dir, "refs/heads/--delete"),
 		"ReadHead":           ReadHead(dir),
 		"ListRefs":           ListRefs(dir),

@@ -286,7 +286,7 @@ func changeRecord[T any](ctx context.Context, j *Journal, key, what string, chan
 		if err := change(&record); err != nil {
 			return err
 		}
-		t, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", r.Kvs[0].ModRevision)).Then(clientv3.OpPut(key, encode(record))).Commit()
+		t, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", r.Kvs[0].ModRevision)).Then(clientv3.OpPut(key, recode(r.Kvs[0].Value, record))).Commit()
 		if err != nil {
 			return unavailable(err)
 		}

@@ -41,7 +41,7 @@ type Secrets struct {
 // that changes, what is known of its last pulls goes.
 func (j *Journal) SetObservation(ctx context.Context, id cluster.RepoID, change func(*cluster.Observation, Secrets) (*cluster.Observation, Secrets, error)) error {
 	for {
-		repo, rev, err := j.repoRecord(ctx, id)
+		repo, was, err := j.repoRecord(ctx, id)
 		if err != nil {
 			return fmt.Errorf("repository %s: %w", id, err)
 		}
@@ -55,14 +55,14 @@ func (j *Journal) SetObservation(ctx context.Context, id cluster.RepoID, change 
 		}
 		repo.Observe = next
 		key, secretKey := keyRepo+string(id), keyCredential+string(id)
-		ops := []clientv3.Op{clientv3.OpPut(key, encode(repo)), clientv3.OpDelete(keyObserved + string(id))}
+		ops := []clientv3.Op{clientv3.OpPut(key, recode(was.value, repo)), clientv3.OpDelete(keyObserved + string(id))}
 		if next == nil || nextSecrets.empty() {
 			ops = append(ops, clientv3.OpDelete(secretKey))
 		} else {
 			ops = append(ops, clientv3.OpPut(secretKey, encode(nextSecrets)))
 		}
 		r, err := j.kv.Txn(ctx).If(
-			clientv3.Compare(clientv3.ModRevision(key), "=", rev),
+			clientv3.Compare(clientv3.ModRevision(key), "=", was.rev),
 			clientv3.Compare(clientv3.ModRevision(secretKey), "=", secrets.rev),
 		).Then(ops...).Commit()
 		if err != nil {

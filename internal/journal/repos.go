@@ -15,7 +15,13 @@ import (
 // folder of the name nor a name below it may be a repository: an address such
 // as "a/b/info/refs" must mean one thing.
 func (j *Journal) CreateRepo(ctx context.Context, repo cluster.Repo) (Head, error) {
-	head := Head{Position: cluster.Position{Epoch: 1}}
+	return j.CreateRepoIn(ctx, repo, 1)
+}
+
+// CreateRepoIn is CreateRepo in another epoch than the first, for a repository that
+// was restored: whoever remembers a version of it must not compare it with a new one.
+func (j *Journal) CreateRepoIn(ctx context.Context, repo cluster.Repo, epoch cluster.Epoch) (Head, error) {
+	head := Head{Position: cluster.Position{Epoch: epoch}}
 	head.Digest.MoveHead("", repo.InitialHead)
 	r, err := j.kv.Txn(ctx).If(freeName(repo.Name, "")...).Then(
 		clientv3.OpPut(keyName+string(repo.Name), string(repo.ID)),
@@ -39,7 +45,7 @@ func (j *Journal) RenameRepo(ctx context.Context, repo cluster.Repo, to cluster.
 		return fmt.Errorf("repository %q: it has that name: %w", to, cluster.ErrExists)
 	}
 	for {
-		now, rev, err := j.repoRecord(ctx, repo.ID)
+		now, was, err := j.repoRecord(ctx, repo.ID)
 		if err == nil && now.Name != from {
 			err = cluster.ErrNotFound // somebody else renamed it
 		}
@@ -48,11 +54,11 @@ func (j *Journal) RenameRepo(ctx context.Context, repo cluster.Repo, to cluster.
 		}
 		now.Name = to
 		free := freeName(to, from)
-		unchanged := clientv3.Compare(clientv3.ModRevision(keyRepo+string(repo.ID)), "=", rev)
+		unchanged := clientv3.Compare(clientv3.ModRevision(keyRepo+string(repo.ID)), "=", was.rev)
 		r, err := j.kv.Txn(ctx).If(append(free, unchanged)...).Then(
 			clientv3.OpDelete(keyName+string(from)),
 			clientv3.OpPut(keyName+string(to), string(repo.ID)),
-			clientv3.OpPut(keyRepo+string(repo.ID), encode(now)),
+			clientv3.OpPut(keyRepo+string(repo.ID), recode(was.value, now)),
 		).Commit()
 		if err != nil {
 			return unavailable(err)
@@ -60,7 +66,7 @@ func (j *Journal) RenameRepo(ctx context.Context, repo cluster.Repo, to cluster.
 		if r.Succeeded {
 			return nil
 		}
-		if _, again, err := j.repoRecord(ctx, repo.ID); err == nil && again == rev {
+		if _, again, err := j.repoRecord(ctx, repo.ID); err == nil && again.rev == was.rev {
 			return j.nameTaken(ctx, to)
 		}
 	}
@@ -70,7 +76,7 @@ func (j *Journal) RenameRepo(ctx context.Context, repo cluster.Repo, to cluster.
 // else changed them meanwhile. Its name and id stay.
 func (j *Journal) ChangeRepo(ctx context.Context, id cluster.RepoID, change func(*cluster.Repo)) error {
 	for {
-		now, rev, err := j.repoRecord(ctx, id)
+		now, was, err := j.repoRecord(ctx, id)
 		if err != nil {
 			return fmt.Errorf("repository %s: %w", id, err)
 		}
@@ -81,7 +87,7 @@ func (j *Journal) ChangeRepo(ctx context.Context, id cluster.RepoID, change func
 			return nil
 		}
 		key := keyRepo + string(id)
-		r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", rev)).Then(clientv3.OpPut(key, encode(changed))).Commit()
+		r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", was.rev)).Then(clientv3.OpPut(key, recode(was.value, changed))).Commit()
 		if err != nil {
 			return unavailable(err)
 		}
@@ -97,18 +103,23 @@ func (j *Journal) Repo(ctx context.Context, id cluster.RepoID) (cluster.Repo, er
 	return repo, err
 }
 
-// repoRecord returns the settings as they are now, with the revision at which
-// they were last changed.
-func (j *Journal) repoRecord(ctx context.Context, id cluster.RepoID) (repo cluster.Repo, rev int64, err error) {
+// stored is a record as etcd has it, with the revision at which it was last changed.
+type stored struct {
+	value []byte
+	rev   int64
+}
+
+// repoRecord returns the settings as they are now.
+func (j *Journal) repoRecord(ctx context.Context, id cluster.RepoID) (repo cluster.Repo, is stored, err error) {
 	r, err := j.get(ctx, keyRepo+string(id))
 	if err != nil {
-		return repo, 0, err
+		return repo, is, err
 	}
 	if len(r.Kvs) == 0 {
-		return repo, 0, cluster.ErrNotFound
+		return repo, is, cluster.ErrNotFound
 	}
 	err = json.Unmarshal(r.Kvs[0].Value, &repo)
-	return repo, r.Kvs[0].ModRevision, err
+	return repo, stored{r.Kvs[0].Value, r.Kvs[0].ModRevision}, err
 }
 
 // DeleteRepo removes the repository and its whole journal.

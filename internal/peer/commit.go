@@ -45,16 +45,20 @@ var (
 // Commit has another node commit a push. An error is either [ErrNotTried] or
 // [ErrUnclear].
 func (p *Peers) Commit(ctx context.Context, on cluster.DeviceName, c Commit) ([]cluster.RefResult, error) {
-	s, err := p.Open(ctx, on, CommitCommand)
+	var said tail
+	s, err := p.open(ctx, on, CommitCommand, &said)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotTried, err)
 	}
 	defer s.Close()
-	if err := json.NewEncoder(s).Encode(c); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnclear, err)
-	}
 	var answer committed
-	if err := readLine(bufio.NewReader(s), &answer); err != nil {
+	if err = json.NewEncoder(s).Encode(c); err == nil {
+		err = readLine(bufio.NewReader(s), &answer)
+	}
+	if err != nil {
+		if status, _ := s.Wait(); status > 0 && older(said.String()) {
+			return nil, fmt.Errorf("%w: %w", ErrNotTried, errOlder)
+		}
 		return nil, fmt.Errorf("%w: %w", ErrUnclear, err)
 	}
 	return answer.outcome(c)

@@ -7,7 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"gitcluster/internal/access"
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/sshclient/sshtest"
 )
 
 // A push counts as not tried only where the other node says so: it would be made
@@ -51,6 +53,28 @@ func TestServeCommitChecks(t *testing.T) {
 		var by committer
 		if err := ServeCommit(t.Context(), &by, strings.NewReader(question+"\n"), io.Discard); err != nil || (by.asked == 1) != ok {
 			t.Errorf("%s: asked %d times, %v", question, by.asked, err)
+		}
+	}
+}
+
+// A node of an older version does nothing with what it does not know, and that is
+// certain; one whose answer is lost may have done anything.
+func TestCommitOnAnOlderNode(t *testing.T) {
+	for said, want := range map[string]error{
+		"# unknown command \"cluster-peer-commit\"\nWelcome to git-cluster node \"old\".\n": ErrNotTried,
+		"# the journal is unavailable\n": ErrUnclear,
+		"":                               ErrUnclear,
+	} {
+		s := sshtest.Start(t, sshtest.Options{Handler: func(_ context.Context, s *sshtest.Session) int {
+			io.WriteString(s.Stderr, said)
+			return 1
+		}})
+		devices := []cluster.Device{{Name: "old", PublicKey: s.HostKey(), Node: true, Enabled: true, SSH: s.Addr}}
+		directory := access.NewDirectory(devices, nil, nil, nil)
+		p := New("new", "", s.Accept, func() *access.Directory { return directory })
+		t.Cleanup(p.Close)
+		if _, err := p.Commit(t.Context(), "old", Commit{ID: "p", Updates: make([]cluster.RefUpdate, 1)}); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", said, err, want)
 		}
 	}
 }

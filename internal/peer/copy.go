@@ -124,7 +124,11 @@ func (c *conversation) lost(err error) error {
 	if c.in.Buffered() > 0 && readLine(c.in, &t) == nil && t.Error != "" {
 		return errors.New("it took no copy: " + t.Error)
 	}
-	if said := c.stderr.String(); said != "" {
+	said := c.stderr.String()
+	if older(said) {
+		return errOlder
+	}
+	if said != "" {
 		return fmt.Errorf("%w: %s", err, said)
 	}
 	return err

@@ -147,7 +147,7 @@ func (w *world) change(updates ...cluster.RefUpdate) {
 }
 
 func (w *world) tryChange(ctx context.Context, updates ...cluster.RefUpdate) error {
-	tx, err := w.Begin(ctx)
+	tx, err := w.Begin(ctx, 1)
 	if err != nil {
 		return err
 	}

@@ -305,9 +305,12 @@ func cleanRepository(dir string) error {
 	if err := removeLocks(dir); err != nil {
 		return err
 	}
-	return errors.Join(
-		removeMatching(filepath.Join(dir, "objects"), "incoming-", "tmp_objdir-incoming-"),
-		removeMatching(filepath.Join(dir, "objects", "pack"), "tmp_", ".tmp-"))
+	for folder, prefixes := range leftovers(dir) {
+		if err := removeMatching(folder, prefixes...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeMatching removes what begins with one of the prefixes.

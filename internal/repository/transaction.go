@@ -23,15 +23,25 @@ type Transaction struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  bool
+	bulk   string // the folder of a repository whose file system is synced as a whole; "" where Git syncs each ref
 }
 
-// Begin starts a transaction. The caller must end it with Commit or Abort.
-func (r *Repository) Begin(ctx context.Context) (*Transaction, error) {
+// manyUpdates is from where on it is faster to sync a file system as a whole than
+// each ref by itself.
+const manyUpdates = 200
+
+// Begin starts a transaction of about so many updates. The caller must end it with
+// Commit or Abort.
+func (r *Repository) Begin(ctx context.Context, size int) (*Transaction, error) {
+	bulk := ""
+	if size >= manyUpdates && canSyncFS() {
+		bulk = r.Dir
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
-	t := &Transaction{in: bufio.NewWriterSize(inW, 64<<10), closer: inW, out: bufio.NewReader(outR), ctx: ctx, cancel: cancel}
-	proc, err := r.run.Start(ctx, gitcmd.UpdateRef(r.Dir), gitexec.IO{Stdin: inR, Stdout: outW, Stderr: &limited{w: &t.stderr, n: 4096}})
+	t := &Transaction{in: bufio.NewWriterSize(inW, 64<<10), closer: inW, out: bufio.NewReader(outR), ctx: ctx, cancel: cancel, bulk: bulk}
+	proc, err := r.run.Start(ctx, gitcmd.UpdateRef(r.Dir, bulk == ""), gitexec.IO{Stdin: inR, Stdout: outW, Stderr: &limited{w: &t.stderr, n: 4096}})
 	if err != nil {
 		cancel()
 		return nil, err
@@ -98,6 +108,10 @@ func (t *Transaction) prepare(updates []cluster.RefUpdate, line func(cluster.Ref
 	}
 	if err == nil {
 		err = t.step("prepare")
+	}
+	if err == nil && t.bulk != "" {
+		// The new values are in the lock files, which are renamed later.
+		err = syncFS(t.bulk)
 	}
 	if err != nil {
 		t.end()

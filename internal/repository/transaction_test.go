@@ -41,7 +41,7 @@ func TestTransactionLocksBetweenPrepareAndCommit(t *testing.T) {
 	w.receive(two)
 	w.change(set("refs/heads/main", "", one))
 	for _, commit := range []bool{false, true} {
-		tx, err := w.Begin(t.Context())
+		tx, err := w.Begin(t.Context(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestPrepareAnyIgnoresOldValues(t *testing.T) {
 	w.receive(two)
 	w.change(set("refs/heads/main", "", one), set("refs/heads/gone", "", one))
 	any := func(updates ...cluster.RefUpdate) error {
-		tx, err := w.Begin(t.Context())
+		tx, err := w.Begin(t.Context(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,7 +179,7 @@ func TestTransactionEndsWithItsContext(t *testing.T) {
 	one := w.commit()
 	w.receive(one)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	tx, err := w.Begin(ctx)
+	tx, err := w.Begin(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestRemoveLocksCuresAKilledGit(t *testing.T) {
 				w.git(w.Dir, "pack-refs", "--all")
 			}
 			updates := []cluster.RefUpdate{set("refs/heads/main", one, two), set("refs/heads/deep/er", one, two), set("refs/heads/gone", one, "")}
-			tx, err := w.Begin(t.Context())
+			tx, err := w.Begin(t.Context(), 1)
 			if err != nil {
 				t.Fatal(err)
 			}

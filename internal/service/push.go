@@ -29,6 +29,7 @@ type push struct {
 	actor   cluster.Identity
 	repo    cluster.Repo
 	dir     string
+	since   uint64                  // the replica's generation before Git looked at the objects
 	cancel  context.CancelCauseFunc // ends receive-pack, and with it the connection
 	report  *report
 
@@ -92,7 +93,7 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	said := &report{ctx: ctx, w: q.Stdout}
-	p := &push{service: s, id: journal.NewID(), actor: q.Identity, repo: at.Repo, dir: view.Dir, cancel: cancel, report: said}
+	p := &push{service: s, id: journal.NewID(), actor: q.Identity, repo: at.Repo, dir: view.Dir, since: view.Generation, cancel: cancel, report: said}
 	token := rand.Text()
 	s.mu.Lock()
 	s.pushes[token] = p
@@ -285,7 +286,7 @@ func (p *push) decide(ctx context.Context, q procreceive.Request, tell func(stri
 		var err error
 		results, err = p.service.Engine.Commit(ctx, p.repo.ID, engine.Push{
 			ID: p.id, Actor: p.actor, Updates: rest, Atomic: q.Atomic,
-			Copies: p.repo.Copies, Degraded: p.repo.WhenDegraded == cluster.Warn, Tell: tell,
+			Copies: p.repo.Copies, Degraded: p.repo.WhenDegraded == cluster.Warn, Generation: p.since, Tell: tell,
 		})
 		if errors.Is(err, engine.ErrUnclear) {
 			// A failing hook would make Git tell the client "ng", which may be a

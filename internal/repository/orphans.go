@@ -1,0 +1,89 @@
+package repository
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// RemoveOrphans removes what killed processes left among the objects and nobody
+// has written to for an age.
+func (r *Repository) RemoveOrphans(age time.Duration) (n int, err error) {
+	before := time.Now().Add(-age)
+	if err := r.releasePacks(before); err != nil {
+		return 0, err
+	}
+	for dir, prefixes := range leftovers(r.Dir) {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return n, err
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) || writtenSince(path, before) {
+				continue
+			}
+			if err := os.RemoveAll(path); err != nil {
+				return n, err
+			}
+			n++
+		}
+	}
+	return n, nil
+}
+
+// releasePacks removes the marks by which a receive-pack keeps its pack while it
+// runs, where one was killed.
+func (r *Repository) releasePacks(before time.Time) error {
+	entries, err := os.ReadDir(r.packDir())
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(r.packDir(), e.Name())
+		if !strings.HasSuffix(e.Name(), ".keep") || writtenSince(path, before) {
+			continue
+		}
+		// An operator's own says something else, or nothing.
+		text, err := os.ReadFile(path)
+		if err == nil && bytes.HasPrefix(text, []byte("receive-pack ")) {
+			err = os.Remove(path)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// leftovers are the beginnings of the names that unfinished work has, by folder.
+func leftovers(dir string) map[string][]string {
+	return map[string][]string{
+		filepath.Join(dir, "objects"):         {"incoming-", "tmp_objdir-incoming-"},
+		filepath.Join(dir, "objects", "pack"): {"tmp_", ".tmp-"},
+	}
+}
+
+// writtenSince reports whether anything at a path or below it was changed after a
+// time, or cannot be looked at.
+func writtenSince(path string, since time.Time) bool {
+	err := filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.ModTime().After(since) {
+			err = fs.ErrExist
+		}
+		return err
+	})
+	return err != nil
+}
