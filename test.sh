@@ -34,8 +34,8 @@ main() {
 	run "vet" go vet ./...
 	run "staticcheck" go run "$staticcheck" ./...
 	run "vet for macOS" env GOOS=darwin GOARCH=arm64 go vet ./...
-	run "plugins for Windows" plugins_for windows
-	run "plugins for macOS" plugins_for darwin
+	run "programs for Windows" programs_for windows
+	run "programs for macOS" programs_for darwin
 	run "tests" env CGO_ENABLED=1 GIT_CLUSTER_TEST_SECONDS=30 go test -race -count=1 -timeout=18m ./...
 	run "install, demo, uninstall" installation
 	run "nothing left behind" leftovers
@@ -173,13 +173,13 @@ manuals() {
 	[ -z "$complaints" ] || { echo "$complaints" && return 1; }
 }
 
-# plugins_for builds and vets what runs on people's machines, for another system.
-plugins_for() (
+# programs_for builds the programs for another system, and vets what they are made
+# of. On Windows git-cluster is a client alone.
+programs_for() (
 	export CGO_ENABLED=0 GOOS="$1" GOARCH=amd64
-	set -- ./cmd/git-remote-cluster ./cmd/git-credential-device
-	mkdir -p "$work/plugins/$GOOS"
-	go build -o "$work/plugins/$GOOS/" "$@" &&
-		go list -deps "$@" | grep '^gitcluster/' | xargs go vet
+	mkdir -p "$work/programs/$GOOS"
+	go build -o "$work/programs/$GOOS/" ./cmd/... &&
+		go list -deps ./cmd/... | grep '^gitcluster/' | xargs go vet
 )
 
 # installation does what the README tells a newcomer to do, and undoes it.

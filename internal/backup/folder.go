@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"gitcluster/internal/cluster"
@@ -98,7 +97,7 @@ func open(dir string, make bool) (_ *folder, err error) {
 			f.lock.Close()
 		}
 	}()
-	if err := syscall.Flock(int(f.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := gitexec.TryLock(f.lock); err != nil {
 		return nil, fmt.Errorf("somebody else works on the backup in %s: %w", dir, err)
 	}
 	// A Git process that outlives us holds the lock.

@@ -103,13 +103,19 @@ func (n *nodeProcess) running() bool {
 
 // kill ends the node as a power cut would.
 func (n *nodeProcess) kill() {
-	syscall.Kill(n.PID, syscall.SIGKILL) // an error means that it is gone already
+	n.signal(os.Kill)
 	<-n.ended
 }
 
 func (n *nodeProcess) terminate() {
 	if n.running() {
-		syscall.Kill(n.PID, syscall.SIGTERM)
+		n.signal(syscall.SIGTERM)
+	}
+}
+
+func (n *nodeProcess) signal(s os.Signal) {
+	if p, err := os.FindProcess(n.PID); err == nil {
+		p.Signal(s) // an error means that it is gone already
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"gitcluster/internal/admin"
@@ -51,10 +50,7 @@ func (d *Doctor) dataDirectory() {
 		d.fault(Fail, "data directory", err, "name it with --data")
 		return
 	}
-	owner := -1
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		owner = int(s.Uid)
-	}
+	owner := ownerOf(info)
 	key := filepath.Join(d.Data, "device", "id_ed25519")
 	keyInfo, err := os.Stat(key)
 	switch mode := info.Mode().Perm(); {
@@ -78,12 +74,11 @@ const (
 )
 
 func (d *Doctor) disk() {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(d.Data, &s); err != nil {
+	free, all, err := space(d.Data)
+	if err != nil {
 		d.fault(Warn, "disk", err, "")
 		return
 	}
-	free, all := uint64(s.Bavail)*uint64(s.Bsize), uint64(s.Blocks)*uint64(s.Bsize)
 	const gib = 1 << 30
 	level := OK
 	switch {

@@ -22,6 +22,9 @@ import (
 	"gitcluster/internal/gitcmd"
 )
 
+// ErrLocked: somebody else has the lock.
+var ErrLocked = errors.New("locked by another process")
+
 // A Runner starts processes. The zero value is ready for commands that do not
 // write.
 type Runner struct {

@@ -205,14 +205,6 @@ func removeLeftover(socket string) error {
 	return nil
 }
 
-func ownerOf(info fs.FileInfo) (int, bool) {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	return int(st.Uid), true
-}
-
 // isSocketPath reports whether a path that came from the environment can name
 // a socket at all.
 func isSocketPath(s string) bool {

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -21,6 +20,7 @@ import (
 	"gitcluster/internal/config"
 	"gitcluster/internal/credential"
 	"gitcluster/internal/durable"
+	"gitcluster/internal/gitexec"
 	"gitcluster/internal/localsocket"
 )
 
@@ -56,11 +56,11 @@ func (d dataDir) lock(ctx context.Context, log *slog.Logger) (*os.File, error) {
 	}
 	deadline := time.Now().Add(lockPatience)
 	for told := false; ; told = true {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := gitexec.TryLock(f)
 		if err == nil {
 			return f, nil
 		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
+		if !errors.Is(err, gitexec.ErrLocked) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 		}

@@ -43,7 +43,7 @@ type InitSettings struct {
 // Init makes a new cluster with its first node. Nothing runs afterwards; the
 // node is started by [Open].
 func Init(ctx context.Context, s InitSettings) error {
-	if err := checkGit(ctx); err != nil {
+	if err := checkMachine(ctx); err != nil {
 		return err
 	}
 	if _, err := cluster.ParseDeviceName(string(s.Name)); err != nil {

@@ -89,7 +89,7 @@ const maxJoinLine = 64 << 10
 // Join makes this machine a node of the cluster that the node at seed belongs
 // to. Nothing runs afterwards; the node is started by [Open].
 func Join(ctx context.Context, seed, token string, s Settings) error {
-	if err := checkGit(ctx); err != nil {
+	if err := checkMachine(ctx); err != nil {
 		return err
 	}
 	if _, err := cluster.ParseDeviceName(string(s.Name)); err != nil {

@@ -87,7 +87,7 @@ func Open(ctx context.Context, dir, version string, log *slog.Logger) (*Node, er
 }
 
 func (n *Node) open(ctx context.Context, version string) (err error) {
-	if err := checkGit(ctx); err != nil {
+	if err := checkMachine(ctx); err != nil {
 		return err
 	}
 	if n.self, err = config.LoadSelf(n.dir.config()); err != nil {
@@ -478,9 +478,12 @@ func (n *Node) trusted() []netip.Prefix {
 	return all
 }
 
-// checkGit refuses a Git that lacks what the engine relies on: proc-receive hooks
-// (2.29), update-ref transactions (2.27), core.fsync (2.36).
-func checkGit(ctx context.Context) error {
+// checkMachine refuses Windows, and a Git that lacks what the engine relies on:
+// proc-receive hooks (2.29), update-ref transactions (2.27), core.fsync (2.36).
+func checkMachine(ctx context.Context) error {
+	if runtime.GOOS == "windows" {
+		return cluster.WithHint(errors.New("a node does not run on Windows"), "run it on Linux or macOS; here `git cluster use ADDRESS` sets up a user's account")
+	}
 	out, err := new(gitexec.Runner).Output(ctx, gitcmd.Version(), nil)
 	if err != nil {
 		return cluster.WithHint(fmt.Errorf("run git: %w", err), "install Git 2.36 or newer")

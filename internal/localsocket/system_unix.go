@@ -1,7 +1,11 @@
+//go:build unix
+
 package localsocket
 
 import (
+	"io/fs"
 	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,4 +26,12 @@ func hungUp(conn *net.UnixConn) bool {
 		return true
 	}
 	return gone
+}
+
+func ownerOf(info fs.FileInfo) (int, bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(st.Uid), true
 }
