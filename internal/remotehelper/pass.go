@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,10 +19,11 @@ func (h *helper) pass(ctx context.Context, service Service, stream Stream, spoke
 	stop := context.AfterFunc(ctx, func() { stream.Close() })
 	defer stop()
 
+	var told tally
 	unread := make(chan struct{})
 	go func() {
 		<-spoke
-		h.passUp(stream)
+		h.passUp(stream, &told)
 		// Git has said all it will. If it does not listen either, then it has
 		// what it wanted, or is dead. A push is left to end by itself.
 		if service.ReadsOnly() && waitUnread(h.out) {
@@ -30,8 +32,8 @@ func (h *helper) pass(ctx context.Context, service Service, stream Stream, spoke
 		}
 	}()
 
-	var told tally
-	_, err := io.CopyBuffer(io.MultiWriter(onlyWriter{h.out}, &told), onlyReader{stream}, make([]byte, bufferSize))
+	// The tally goes first: what Git says next may be about these very bytes.
+	_, err := io.CopyBuffer(io.MultiWriter(&told, onlyWriter{h.out}), onlyReader{stream}, make([]byte, bufferSize))
 	select {
 	case <-unread:
 		return nil
@@ -70,20 +72,29 @@ var errNoEnding = errors.New("the service closed its output but did not end")
 
 // passUp copies what Git says to the service, and then that this was all. When
 // the service takes no more, its output will end soon, which ends pass.
-func (h *helper) passUp(stream Stream) {
-	if _, err := io.CopyBuffer(onlyWriter{stream}, onlyReader{h.in}, make([]byte, bufferSize)); err == nil {
+func (h *helper) passUp(stream Stream, told *tally) {
+	if _, err := io.CopyBuffer(io.MultiWriter(onlyWriter{stream}, &told.asked), onlyReader{h.in}, make([]byte, bufferSize)); err == nil {
 		stream.CloseWrite()
 	}
 }
 
-// A tally remembers how much the service said and its last four bytes.
+// A tally remembers the last four bytes that the service said, and how much Git has
+// said since.
 type tally struct {
-	bytes int64
 	last  [4]byte
+	asked counter
+}
+
+// A counter counts the bytes that are written to it.
+type counter struct{ atomic.Int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.Add(int64(len(p)))
+	return len(p), nil
 }
 
 func (t *tally) Write(p []byte) (int, error) {
-	t.bytes += int64(len(p))
+	t.asked.Store(0)
 	if len(p) >= len(t.last) {
 		copy(t.last[:], p[len(p)-len(t.last):])
 	} else {
@@ -103,17 +114,24 @@ func (t *tally) Write(p []byte) (int, error) {
 // the teardown: the server's process was killed after its work, a wrapper
 // failed, the connection was reset. Before a flush it is passed on, so that a
 // failure is never hidden where the answer is not whole.
+//
+// A flush also ends what the service says first, and each of several answers. When
+// Git has said something since, and more than the flush by which it takes its leave,
+// then a connection that ends was lost, and a push may have landed or not.
 func (t *tally) verdict(service Service, status int, err error) error {
 	switch {
 	case err == nil && status == 0:
 		return nil
-	case string(t.last[:]) == "0000":
+	case string(t.last[:]) == flush && (err == nil || t.asked.Load() <= int64(len(flush))):
 		return nil
 	case err == nil:
 		return &StatusError{Service: service, Status: status}
 	}
 	return err
 }
+
+// flush is the packet that ends an answer (gitprotocol-common(5)).
+const flush = "0000"
 
 // writeError marks an error of Git's side of a copy.
 type writeError struct{ error }

@@ -245,28 +245,34 @@ func TestVerdict(t *testing.T) {
 	lost := errors.New("connection lost")
 	for _, c := range []struct {
 		said   string
+		asked  string // by Git after that
 		status int
 		err    error
 		want   string
 	}{
-		{"pack0000", 0, nil, ""},
-		{"pack", 0, nil, ""},
-		{"", 0, nil, ""},
-		{"pack0000", 1, nil, ""},
-		{"pack0000", -1, lost, ""},
-		{"0000", 128, nil, ""},
-		{"pack", 128, nil, "git-upload-pack ended with status 128"},
-		{"", 127, nil, "git-upload-pack ended with status 127"},
-		{"pack", -1, lost, "connection lost"},
-		{"000", -1, lost, "connection lost"},
+		{"pack0000", "", 0, nil, ""},
+		{"pack", "", 0, nil, ""},
+		{"", "", 0, nil, ""},
+		{"pack0000", "", 1, nil, ""},
+		{"pack0000", "", -1, lost, ""},
+		{"pack0000", "0000", -1, lost, ""},
+		{"refs0000", "commands and a pack", -1, lost, "connection lost"},
+		{"refs0000", "commands and a pack", 1, nil, ""},
+		{"0000", "", 128, nil, ""},
+		{"pack", "", 128, nil, "git-upload-pack ended with status 128"},
+		{"", "", 127, nil, "git-upload-pack ended with status 127"},
+		{"pack", "", -1, lost, "connection lost"},
+		{"000", "", -1, lost, "connection lost"},
 	} {
 		for _, chunk := range []int{1, 3, 100} {
 			var told tally
+			told.asked.Write([]byte("what was answered"))
 			for part := []byte(c.said); len(part) > 0; {
 				n := min(chunk, len(part))
 				told.Write(part[:n])
 				part = part[n:]
 			}
+			told.asked.Write([]byte(c.asked))
 			got := ""
 			if err := told.verdict(UploadPack, c.status, c.err); err != nil {
 				got = err.Error()
