@@ -53,6 +53,8 @@ func (s *Service) ReceivePack(ctx context.Context, q Request) error {
 }
 
 func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, error) {
+	patient := q.remind()
+	defer patient()
 	// Counted before it is asked whether it may be: who has heard of the drain and
 	// then counts no push will see none come.
 	s.begun.Add(1)
@@ -90,6 +92,7 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 		return nil, err
 	}
 	defer leave()
+	patient()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	said := &report{ctx: ctx, w: q.Stdout}

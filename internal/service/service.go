@@ -124,6 +124,8 @@ func (s *Service) read(ctx context.Context, q Request, what string, command func
 // returns.
 func (s *Service) Read(ctx context.Context, q *Request, what string, do func(context.Context, engine.View) error) error {
 	t := s.begin(q, what)
+	patient := q.remind()
+	defer patient()
 	view, err := s.view(ctx, *q)
 	t.waited, t.version = view.Waited, view.Applied.Version
 	if err == nil && q.Await != nil {
@@ -132,6 +134,7 @@ func (s *Service) Read(ctx context.Context, q *Request, what string, do func(con
 	if err == nil {
 		var leave func()
 		if leave, err = s.turn(ctx, *q); err == nil {
+			patient()
 			err = do(ctx, view)
 			leave()
 		}
