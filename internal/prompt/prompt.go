@@ -1,7 +1,8 @@
 // Package prompt asks a person a question: on the terminal, or through the
 // program that Git or SSH was told to ask with.
 //
-// Entry point: [Person.Ask].
+// Entry points: [Person.Ask]; [Person.Reachable] tells beforehand whether there is
+// anybody.
 //
 // It promises to ask one question at a time and each one once, whoever else needs
 // the answer; never to wait where nobody can answer; to leave a terminal as it
@@ -58,43 +59,67 @@ func (p *Person) Ask(ctx context.Context, question string, secret bool) (string,
 	return text, err
 }
 
+// Reachable reports whether there is a way to ask a person that ssh, too, would
+// take: the terminal, or SSH's program.
+func (p *Person) Reachable() bool {
+	w := p.ways()
+	return w.ssh != "" || w.terminal && terminalIsOurs()
+}
+
+// ways are those by which a person may be asked.
+type ways struct {
+	ssh      string // SSH_ASKPASS
+	first    bool   // it comes before all others
+	terminal bool
+}
+
+func (p *Person) getenv(name string) string {
+	if p.Getenv == nil {
+		return ""
+	}
+	return p.Getenv(name)
+}
+
+func (p *Person) ways() ways {
+	require := p.getenv("SSH_ASKPASS_REQUIRE")
+	w := ways{
+		ssh:      p.getenv("SSH_ASKPASS"),
+		first:    require == "force" || require == "prefer",
+		terminal: require != "force" && mayUseTerminal(p.getenv("GIT_TERMINAL_PROMPT")),
+	}
+	if require == "never" {
+		w.ssh = ""
+	}
+	return w
+}
+
 // ask tries the ways there are. A program that Git was told to use comes before
 // the terminal, as in Git; one that only SSH was told of after it, as in SSH.
 func (p *Person) ask(ctx context.Context, question string, secret bool) (string, error) {
-	getenv := p.Getenv
-	if getenv == nil {
-		getenv = func(string) string { return "" }
-	}
-	require := getenv("SSH_ASKPASS_REQUIRE")
-	ssh := getenv("SSH_ASKPASS")
-	if require == "never" {
-		ssh = ""
-	}
-	git := getenv("GIT_ASKPASS")
+	w := p.ways()
+	git := p.getenv("GIT_ASKPASS")
 	if git == "" && p.AskPass != nil {
 		var err error
 		if git, err = p.AskPass(ctx); err != nil {
 			return "", err
 		}
 	}
-	if require == "force" || require == "prefer" {
-		if ssh != "" {
-			return run(ctx, ssh, question)
-		}
+	if w.ssh != "" && w.first {
+		return run(ctx, w.ssh, question)
 	}
 	if git != "" {
 		if text, err := run(ctx, git, question); err == nil {
 			return text, nil
 		}
 	}
-	if require != "force" && mayUseTerminal(getenv("GIT_TERMINAL_PROMPT")) {
+	if w.terminal {
 		text, err := onTerminal(ctx, question, secret)
 		if !errors.Is(err, ErrNobody) {
 			return text, err
 		}
 	}
-	if ssh != "" {
-		return run(ctx, ssh, question)
+	if w.ssh != "" {
+		return run(ctx, w.ssh, question)
 	}
 	return "", ErrNobody
 }

@@ -11,19 +11,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onTerminal asks on the terminal of the process, wherever its standard streams
+// terminalIsOurs reports whether the process has a terminal from which it may read.
+func terminalIsOurs() bool {
+	tty, err := openTerminal()
+	if err != nil {
+		return false
+	}
+	tty.Close()
+	return true
+}
+
+// openTerminal opens the terminal of the process, wherever its standard streams
 // go. The error is ErrNobody where there is none, or where reading from it would
 // stop the process because another uses it.
-func onTerminal(ctx context.Context, question string, secret bool) (string, error) {
+func openTerminal() (*os.File, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		return "", ErrNobody
+		return nil, ErrNobody
+	}
+	if group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
+		tty.Close()
+		return nil, ErrNobody
+	}
+	return tty, nil
+}
+
+// onTerminal asks on the terminal of the process. The error is ErrNobody where there
+// is none.
+func onTerminal(ctx context.Context, question string, secret bool) (string, error) {
+	tty, err := openTerminal()
+	if err != nil {
+		return "", err
 	}
 	defer tty.Close()
 	fd := int(tty.Fd())
-	if group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
-		return "", ErrNobody
-	}
 	if secret {
 		shown, err := unix.IoctlGetTermios(fd, getTermios)
 		if err != nil {

@@ -9,6 +9,17 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// terminalIsOurs reports whether the process has a console.
+func terminalIsOurs() bool {
+	in, err := os.OpenFile("CONIN$", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer in.Close()
+	var mode uint32
+	return windows.GetConsoleMode(windows.Handle(in.Fd()), &mode) == nil
+}
+
 // onTerminal asks on the console of the process.
 func onTerminal(ctx context.Context, question string, secret bool) (string, error) {
 	in, err := os.OpenFile("CONIN$", os.O_RDWR, 0)

@@ -68,3 +68,17 @@ func (k *keyring) fromAgent() (held []*key) {
 	}
 	return held
 }
+
+// AgentKeys is how many keys an agent holds.
+func AgentKeys(socket string, limit time.Duration) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	raw, err := dialAgent(ctx, socket)
+	if err != nil {
+		return 0, err
+	}
+	conn := &agentConn{agent.NewClient(raw), raw, context.AfterFunc(ctx, func() { raw.Close() })}
+	defer conn.close()
+	keys, err := conn.List()
+	return len(keys), err
+}

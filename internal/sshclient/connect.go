@@ -130,8 +130,10 @@ func handshakeError(ctx context.Context, err error, host *hostCheck, keys *keyri
 		return host.refusal
 	case s.late.Load():
 		return fmt.Errorf("%w to the SSH handshake within %v", ErrTimeout, s.limit)
+	case tooManyKeys(err):
+		return keys.refused(o.User, true)
 	case strings.Contains(err.Error(), "unable to authenticate"), keys.failed:
-		return keys.refused(o.User)
+		return keys.refused(o.User, false)
 	case errors.As(err, &none) && none.What == "host key":
 		return host.missing(none.RequestedAlgorithms)
 	case errors.As(err, &none):
@@ -140,6 +142,12 @@ func handshakeError(ctx context.Context, err error, host *hostCheck, keys *keyri
 		return fmt.Errorf("the server closed the connection in the SSH handshake: %w", err)
 	}
 	return err
+}
+
+// tooManyKeys reports whether the server has had enough of our keys. Servers say so
+// in the words of OpenSSH's.
+func tooManyKeys(err error) bool {
+	return strings.Contains(err.Error(), "ssh: disconnect") && strings.Contains(strings.ToLower(err.Error()), "too many authentication failures")
 }
 
 func isTimeout(err error) bool {

@@ -34,6 +34,7 @@ type hostCheck struct {
 	name       string   // "host:port" by which it is known
 	algorithms []string // what to ask the server for
 	refusal    error    // why check refused, as the library hides it in text
+	shown      ssh.PublicKey
 	known      *knownHosts
 	proceed    func() error // called once, before anything that a person notices
 	// patience is called before a wait for a person, and what it returns after it.
@@ -49,7 +50,7 @@ func newHostCheck(ctx context.Context, o Options) (*hostCheck, error) {
 		defer h.patience()()
 		return o.Proceed(ctx)
 	})
-	if o.HostKey != nil {
+	if o.HostKey != nil && !o.Revocable {
 		h.algorithms = algorithmsOf(o.HostKey)
 		return h, nil
 	}
@@ -59,6 +60,10 @@ func newHostCheck(ctx context.Context, o Options) (*hostCheck, error) {
 	var err error
 	if h.known, err = loadKnownHosts(o.KnownHosts, o.GlobalKnownHosts); err != nil {
 		return nil, err
+	}
+	if o.HostKey != nil {
+		h.algorithms = algorithmsOf(o.HostKey)
+		return h, nil
 	}
 	allowed, err := choose(hostKeyAlgorithms, ssh.SupportedAlgorithms().HostKeys, o.Algorithms.HostKeys)
 	if err != nil {
@@ -116,8 +121,9 @@ func (h *hostCheck) withoutPort() string {
 }
 
 func (h *hostCheck) check(_ string, remote net.Addr, key ssh.PublicKey) error {
+	h.shown = key
 	if h.o.HostKey != nil {
-		h.refusal = h.judgePinned(key)
+		h.refusal = h.judgePinned(remote, key)
 	} else {
 		h.refusal = h.judge(remote, key)
 	}
@@ -127,9 +133,13 @@ func (h *hostCheck) check(_ string, remote net.Addr, key ssh.PublicKey) error {
 	return h.refusal
 }
 
-func (h *hostCheck) judgePinned(key ssh.PublicKey) error {
+func (h *hostCheck) judgePinned(remote net.Addr, key ssh.PublicKey) error {
 	if sameKey(key, h.o.HostKey) {
-		return nil
+		if h.known == nil {
+			return nil
+		}
+		// The files need not know the key, but they may say that it was stolen.
+		return h.revocation(h.known.db.HostKeyCallback()(h.name, remote, key), key)
 	}
 	return cluster.WithHint(
 		fmt.Errorf("%w: the server has %s, the configuration %s", ErrHostKeyChanged, shownKey(key), ssh.FingerprintSHA256(h.o.HostKey)),
@@ -139,27 +149,44 @@ func (h *hostCheck) judgePinned(key ssh.PublicKey) error {
 func (h *hostCheck) judge(remote net.Addr, key ssh.PublicKey) error {
 	check := h.known.db.HostKeyCallback()
 	err := check(h.name, remote, key)
-	var revoked *xknownhosts.RevokedError
-	var mismatch *xknownhosts.KeyError
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.As(err, &revoked):
-		return cluster.WithHint(
-			fmt.Errorf("%w: the server has %s, and %s line %d revokes it", ErrHostKeyRevoked, shownKey(key), h.known.shown(revoked.Revoked.Filename), revoked.Revoked.Line),
-			askOperator)
-	case !errors.As(err, &mismatch) && strings.HasSuffix(err.Error(), "revoked"):
-		return cluster.WithHint(fmt.Errorf("%w: the server has a certificate for it, or from an authority, that is not to be used", ErrHostKeyRevoked), askOperator)
-	case !errors.As(err, &mismatch):
-		// A certificate that is not valid for this host, or not now.
-		return fmt.Errorf("%w: %s", ErrHostKeyUnknown, printable(strings.TrimPrefix(err.Error(), "ssh: ")))
-	case h.known.hasKey(h.name):
+	}
+	if err := h.revocation(err, key); err != nil {
+		return err
+	}
+	var mismatch *xknownhosts.KeyError
+	isKey := errors.As(err, &mismatch)
+	if isKey && h.known.hasKey(h.name) {
 		return h.changed(key, mismatch.Want)
 	}
 	if other := h.withoutPort(); other != "" && h.o.HostKeyAlias == "" && check(other, remote, key) == nil {
 		return nil
 	}
+	if !isKey {
+		// A certificate of nobody we trust, or not valid for this host, or not now.
+		return cluster.WithHint(fmt.Errorf("%w: %s", ErrHostKeyUnknown, printable(strings.TrimPrefix(err.Error(), "ssh: "))),
+			"the server shows a certificate; the line @cert-authority of known_hosts that is to vouch for it must name this host")
+	}
 	return h.meet(remote, key)
+}
+
+// revocation is the error for a key that must not be used, if that is what the
+// files say.
+func (h *hostCheck) revocation(err error, key ssh.PublicKey) error {
+	var revoked *xknownhosts.RevokedError
+	var mismatch *xknownhosts.KeyError
+	switch {
+	case err == nil, errors.As(err, &mismatch):
+		return nil
+	case errors.As(err, &revoked):
+		return cluster.WithHint(
+			fmt.Errorf("%w: the server has %s, and %s line %d revokes it", ErrHostKeyRevoked, shownKey(key), h.known.shown(revoked.Revoked.Filename), revoked.Revoked.Line),
+			askOperator)
+	case strings.HasSuffix(err.Error(), "revoked"):
+		return cluster.WithHint(fmt.Errorf("%w: the server has a certificate for it, or from an authority, that is not to be used", ErrHostKeyRevoked), askOperator)
+	}
+	return nil
 }
 
 const askOperator = "whoever holds that key is not to be trusted any more: ask the server's operator"
@@ -234,15 +261,21 @@ func (h *hostCheck) unknown(key ssh.PublicKey) error {
 	if file == "" {
 		file = filepath.Join("~", ".ssh", "known_hosts")
 	}
-	return cluster.WithHint(
-		fmt.Errorf("%w: the server has %s", ErrHostKeyUnknown, shownKey(key)),
+	err := fmt.Errorf("%w: the server has %s", ErrHostKeyUnknown, shownKey(key))
+	if h.o.HostKeyAlias != "" {
+		// ssh-keyscan would give the line another name.
+		return cluster.WithHint(err, fmt.Sprintf("if the server's operator confirms that key, add a line to %s: %s %s",
+			file, h.o.HostKeyAlias, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))))
+	}
+	return cluster.WithHint(err,
 		fmt.Sprintf("if the server's operator confirms that key, add it: ssh-keyscan -t %s -p %s %s >>%s; or for a cluster: git cluster use %s",
 			strings.ToLower(shortType(key)), port, shellWord(host), shellWord(file), shellWord(h.o.Addr)))
 }
 
 // missing is the error for a server that has no key of the kinds asked for.
 func (h *hostCheck) missing(offered []string) error {
-	if h.o.HostKey == nil && !h.known.hasKey(h.name) {
+	old := slices.Contains(h.algorithms, ssh.KeyAlgoRSASHA256) && slices.Contains(offered, ssh.KeyAlgoRSA) // it signs with SHA-1 only
+	if old || h.o.HostKey == nil && !h.known.hasKey(h.name) {
 		return fmt.Errorf("%w: the server's host keys are of the kinds %s", ErrUnsupported, printable(strings.Join(offered, ", ")))
 	}
 	return cluster.WithHint(

@@ -3,6 +3,8 @@ package sshclient
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"net"
@@ -89,8 +91,23 @@ func TestHostKeys(t *testing.T) {
 	if want := "ssh-keygen -f " + file + " -R '" + name + "'"; !strings.Contains(cluster.Hint(err), want) {
 		t.Errorf("changed: hint %q; want %q", cluster.Hint(err), want)
 	}
+	// A key that the configuration names need not be known, but may be revoked.
+	pinned := o
+	pinned.HostKey = s.Host.PublicKey()
+	write("@revoked * " + right)
+	dial(t, pinned)
+	pinned.Revocable = true
+	if _, err := Dial(t.Context(), pinned); !errors.Is(err, ErrHostKeyRevoked) {
+		t.Errorf("pinned and revoked: %v", err)
+	}
+	write(name + " " + other)
+	dial(t, pinned)
 	// An alias stands for a host at any port.
 	o.HostKeyAlias = "Alias"
+	write("")
+	if _, err := Dial(t.Context(), o); !strings.Contains(cluster.Hint(err), file+": Alias "+right) {
+		t.Errorf("an alias nobody knows: %v (hint %q)", err, cluster.Hint(err))
+	}
 	write("alias " + right)
 	dial(t, o)
 	write(name + " " + right)
@@ -99,19 +116,33 @@ func TestHostKeys(t *testing.T) {
 	}
 }
 
-func rsaKey(t *testing.T) ssh.PublicKey {
+func rsaKey(t *testing.T) ssh.PublicKey { return rsaSigner(t).PublicKey() }
+
+func rsaSigner(t *testing.T) ssh.Signer {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "rsa")
-	keygen(t, "-t", "rsa", "-b", "2048", "-N", "", "-f", path)
-	text, err := os.ReadFile(path + ".pub")
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey(text)
+	signer, err := ssh.NewSignerFromKey(private)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return key
+	return signer
+}
+
+// A server that signs with SHA-1 only has the key that is known; ssh may take it.
+func TestOldSignatures(t *testing.T) {
+	key := rsaSigner(t)
+	old, err := ssh.NewSignerWithAlgorithms(key.(ssh.AlgorithmSigner), []string{ssh.KeyAlgoRSA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, o, write := known(t, sshtest.Options{Host: old})
+	write(knownhosts.Normalize(s.Addr) + " " + line(key.PublicKey()) + "\n")
+	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrUnsupported) || errors.Is(err, ErrHostKeyChanged) {
+		t.Error(err)
+	}
 }
 
 func keygen(t *testing.T, args ...string) {
@@ -146,6 +177,7 @@ func TestHostCertificates(t *testing.T) {
 		want error
 	}{
 		"trusted":             {certificate("127.0.0.1", authority), trusted, nil},
+		"without its port":    {certificate("127.0.0.1", authority), "@cert-authority 127.0.0.1 " + line(authority.PublicKey()), nil},
 		"for another host":    {certificate("elsewhere", authority), trusted, ErrHostKeyUnknown},
 		"by another":          {certificate("127.0.0.1", sshtest.NewKey(t)), trusted, ErrHostKeyUnknown},
 		"authority revoked":   {certificate("127.0.0.1", authority), trusted + "\n@revoked * " + line(authority.PublicKey()), ErrHostKeyRevoked},

@@ -27,6 +27,11 @@ type keyring struct {
 	foreign bool     // one of them is of a kind that ssh could use
 	retry   bool     // a key could not sign, and others are left
 	failed  bool     // a key could not sign
+	// questions: the server also takes answers to questions instead of a key, or
+	// besides one.
+	questions bool
+	// unwanted: the server takes no key at all.
+	unwanted bool
 	// patience is called before a signature that may need a person, and what it
 	// returns after it.
 	patience func() func()
@@ -62,6 +67,8 @@ func newKeyring(ctx context.Context, o Options) (*keyring, error) {
 // next is the library's question what to do after a way to log in has failed:
 // go on to the other keys if one that the server would have taken could not sign.
 func (k *keyring) next(c *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
+	k.questions = slices.Contains(c.AllowedMethods, "password") || slices.Contains(c.AllowedMethods, "keyboard-interactive")
+	k.unwanted = k.offered == 0 && !slices.Contains(c.AllowedMethods, "publickey")
 	if !k.retry || len(k.list) == 0 || !slices.Contains(c.AllowedMethods, "publickey") {
 		return nil, nil
 	}
@@ -184,13 +191,16 @@ func (k *keyring) close() {
 	}
 }
 
-// refused makes the error for a server that took none of the keys.
-func (k *keyring) refused(user string) error {
+// refused makes the error for a server that took none of the keys. tooMany is
+// whether it has ended the connection because of their number.
+func (k *keyring) refused(user string, tooMany bool) error {
 	why := fmt.Sprintf("for user %q", user)
-	switch k.offered {
-	case 0:
+	switch {
+	case k.unwanted:
+		why += ": the server takes no SSH keys"
+	case k.offered == 0:
 		why += " without any SSH key to offer"
-	case 1:
+	case k.offered == 1:
 		why += " with the one SSH key there is"
 	default:
 		why += fmt.Sprintf(" with any of %d SSH keys", k.offered)
@@ -201,6 +211,13 @@ func (k *keyring) refused(user string) error {
 	err := fmt.Errorf("%w %s", ErrAuth, why)
 	if k.foreign {
 		err = fmt.Errorf("%w; %w", err, ErrUnsupported)
+	}
+	if k.questions {
+		err = fmt.Errorf("%w; %w", err, ErrInteractive)
+	}
+	if tooMany {
+		return cluster.WithHint(fmt.Errorf("%w before the right one came", err),
+			"name the one to use: \"identity\" in client.toml, or IdentityFile together with IdentitiesOnly in ~/.ssh/config")
 	}
 	return cluster.WithHint(err,
 		"give your public key to the cluster's operator; choose a key with \"identity\" in client.toml or with ssh-add")

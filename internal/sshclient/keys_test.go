@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
+	"gitcluster/internal/cluster"
 	"gitcluster/internal/sshclient/sshtest"
 )
 
@@ -298,6 +299,42 @@ func TestSecurityKeyFile(t *testing.T) {
 	o.IdentityFiles, o.Agent = []string{path}, AgentNone
 	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrAuth) || !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "security key") {
 		t.Error(err)
+	}
+}
+
+// Servers that take no keys, or no more of them, are told apart from one that
+// wants another.
+func TestWhyNoKeyIsTaken(t *testing.T) {
+	dir := home(t)
+	plain, _ := sshtest.NewKeyFile(t, dir, "plain", "")
+	try := func(s *sshtest.Server, o Options) error {
+		t.Helper()
+		o.Addr, o.HostKey, o.User = s.Addr, s.Host.PublicKey(), "git"
+		_, err := Dial(t.Context(), o)
+		return err
+	}
+	one := Options{IdentityFiles: []string{plain}, Agent: AgentNone}
+	err := try(sshtest.Start(t, sshtest.Options{NoKeys: true, Password: "x"}), one)
+	if !errors.Is(err, ErrAuth) || !errors.Is(err, ErrInteractive) || !strings.Contains(err.Error(), `for user "git": the server takes no SSH keys`) {
+		t.Errorf("none: %v", err)
+	}
+	err = try(sshtest.Start(t, sshtest.Options{Password: "x"}), one)
+	if !errors.Is(err, ErrAuth) || !errors.Is(err, ErrInteractive) || !strings.Contains(err.Error(), "with the one SSH key there is") {
+		t.Errorf("another: %v", err)
+	}
+	if err := try(sshtest.Start(t, sshtest.Options{}), one); !errors.Is(err, ErrAuth) || errors.Is(err, ErrInteractive) {
+		t.Errorf("another, and no password: %v", err)
+	}
+	var many []agent.AddedKey
+	for i := range 8 {
+		name := fmt.Sprint("many", i)
+		sshtest.NewKeyFile(t, dir, name, "")
+		many = append(many, agent.AddedKey{PrivateKey: rawKey(t, filepath.Join(dir, name), "")})
+	}
+	socket, _ := ring(t, many...)
+	err = try(sshtest.Start(t, sshtest.Options{}), Options{IdentityFiles: []string{plain}, Agent: socket})
+	if !errors.Is(err, ErrAuth) || !strings.HasSuffix(err.Error(), "with any of 9 SSH keys before the right one came") || !strings.Contains(cluster.Hint(err), "IdentitiesOnly") {
+		t.Errorf("too many: %v (hint %q)", err, cluster.Hint(err))
 	}
 }
 

@@ -49,10 +49,11 @@ func loadKnownHosts(user, global []string) (*knownHosts, error) {
 		k.writable = user[0]
 	}
 	var existing []string
-	for _, f := range append(append([]string(nil), user...), global...) {
+	for i, f := range append(append([]string(nil), user...), global...) {
 		info, err := os.Stat(f)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
+		case i >= len(user) && !mayRead(f): // the system's file is not this account's to correct
 		case err != nil:
 			return nil, fmt.Errorf("known hosts: %w", err)
 		case !info.Mode().IsRegular():
@@ -75,6 +76,15 @@ func loadKnownHosts(user, global []string) (*knownHosts, error) {
 		return nil, cluster.WithHint(fmt.Errorf("known hosts: %w", err), "correct or remove that line")
 	}
 	return k, nil
+}
+
+func mayRead(file string) bool {
+	f, err := os.OpenFile(file, os.O_RDONLY|nonBlocking, 0)
+	if err != nil {
+		return !errors.Is(err, fs.ErrPermission)
+	}
+	f.Close()
+	return true
 }
 
 // readable reads copies of the files in which the lines that cannot be read are

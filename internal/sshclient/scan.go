@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -25,8 +24,8 @@ func HostKey(ctx context.Context, o Options) (ssh.PublicKey, error) {
 	defer raw.Close()
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
-	limit := orDefault(o.HandshakeTimeout, defaultHandshake)
-	raw.SetDeadline(time.Now().Add(limit))
+	stage := newStage(orDefault(o.HandshakeTimeout, defaultHandshake), raw)
+	defer stage.end()
 
 	var seen ssh.PublicKey
 	conf := &ssh.ClientConfig{
@@ -48,8 +47,8 @@ func HostKey(ctx context.Context, o Options) (ssh.PublicKey, error) {
 		return seen, nil
 	case context.Cause(ctx) != nil:
 		return nil, context.Cause(ctx)
-	case isTimeout(err):
-		return nil, fmt.Errorf("%w to the SSH handshake within %v", ErrTimeout, limit)
+	case !stage.end():
+		return nil, fmt.Errorf("%w to the SSH handshake within %v", ErrTimeout, stage.limit)
 	case errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("the server closed the connection in the SSH handshake: %w", err)
 	}

@@ -26,6 +26,12 @@ func TestHostKey(t *testing.T) {
 	if _, err := HostKey(t.Context(), Options{Addr: silent.Addr().String(), HandshakeTimeout: 50 * time.Millisecond}); !errors.Is(err, ErrTimeout) {
 		t.Errorf("a silent server: %v", err)
 	}
+	// A connection through another server has no deadlines.
+	jump := sshtest.Start(t, sshtest.Options{Forward: true})
+	via := options(jump)
+	if _, err := HostKey(t.Context(), Options{Addr: silent.Addr().String(), Via: &via, HandshakeTimeout: 50 * time.Millisecond}); !errors.Is(err, ErrTimeout) {
+		t.Errorf("a silent server behind another: %v", err)
+	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	gone := errors.New("nobody waits")
 	time.AfterFunc(50*time.Millisecond, func() { cancel(gone) })

@@ -49,6 +49,7 @@ type Options struct {
 	// means the user's and the system's usual ones. A key nobody knows is met as
 	// StrictHostKeys says ("" is StrictAsk), and goes to the first of KnownHosts.
 	HostKey          ssh.PublicKey
+	Revocable        bool // HostKey is refused nevertheless if the files revoke it
 	KnownHosts       []string
 	GlobalKnownHosts []string
 	HostKeyAlias     string // the name to look up instead of the address
@@ -97,6 +98,10 @@ var (
 	ErrTimeout = errors.New("no answer")
 	// ErrAuth: the server accepts none of the keys there are.
 	ErrAuth = errors.New("permission denied")
+	// ErrInteractive: a server that accepts none of the keys would let a person in
+	// who answers its questions, as for a password. This client asks none of them;
+	// ssh does.
+	ErrInteractive = errors.New("the server would ask for a password or the like")
 	// ErrIdentity: the key file to use is missing or is none. It stays so for
 	// every server.
 	ErrIdentity = errors.New("identity")
@@ -133,6 +138,7 @@ const (
 // goroutines.
 type Conn struct {
 	client *ssh.Client
+	key    ssh.PublicKey // the server's
 	raw    *meter
 	done   chan struct{}
 	err    error // why it ended; read after done
@@ -201,7 +207,7 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 		return nil, handshakeError(ctx, ErrTimeout, host, keys, o, stage)
 	}
 
-	c := &Conn{client: ssh.NewClient(sc, channels, requests), raw: raw, done: make(chan struct{})}
+	c := &Conn{client: ssh.NewClient(sc, channels, requests), key: host.shown, raw: raw, done: make(chan struct{})}
 	c.close = sync.OnceValue(c.raw.Close)
 	go func() {
 		c.err = c.client.Wait()
@@ -216,9 +222,12 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 // ServerVersion is the server's identification line, such as "SSH-2.0-OpenSSH_9.2".
 func (c *Conn) ServerVersion() string { return string(c.client.ServerVersion()) }
 
+// HostKey is the key that the server has proved to hold, or its certificate.
+func (c *Conn) HostKey() ssh.PublicKey { return c.key }
+
 // RoundTrips is how often so far an answer was waited for: each counts one, however
 // much was asked together. The TCP connection itself is the first.
-func (c *Conn) RoundTrips() int { return 1 + int(c.raw.trips.Load()) }
+func (c *Conn) RoundTrips() int { return 1 + c.raw.trips() }
 
 // Done is closed when the connection has ended.
 func (c *Conn) Done() <-chan struct{} { return c.done }

@@ -405,3 +405,53 @@ func newRelay(t *testing.T, to string) *relay {
 	}()
 	return r
 }
+
+// TestRoundTrips counts them on a line with a delay, behind a server that is slow
+// to begin with.
+func TestRoundTrips(t *testing.T) {
+	const delay = 20 * time.Millisecond // each way
+	s := sshtest.Start(t, sshtest.Options{Handler: echo})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	pass := func(to, from net.Conn, first time.Duration) {
+		defer to.Close()
+		for buf := make([]byte, 32<<10); ; first = 0 {
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			time.Sleep(delay + first)
+			to.Write(buf[:n])
+		}
+	}
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", s.Addr)
+			if err != nil {
+				client.Close()
+				return
+			}
+			go pass(server, client, 0)
+			go pass(client, server, 400*time.Millisecond)
+		}
+	}()
+	o := options(s)
+	o.Addr = listener.Addr().String()
+	c := dial(t, o)
+	before := c.RoundTrips()
+	if status, err := c.Run(t.Context(), "x", nil, nil, nil, nil); status != 3 || err != nil {
+		t.Fatalf("status %d, %v", status, err)
+	}
+	// The session, the command and the end of its input, one each. A busy machine may
+	// tear a word in two.
+	if login, after := before, c.RoundTrips(); login < 6 || login > 10 || after < login+3 || after > login+4 {
+		t.Errorf("%d round trips to log in, %d with a command", login, after)
+	}
+}

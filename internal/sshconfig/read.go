@@ -75,8 +75,8 @@ func (r *reader) top(path string, own bool) error {
 	return err
 }
 
-// file reads a file and those it includes. With private, others must not be able
-// to write it: they could send the user's connections through a server of theirs.
+// file reads a file and those it includes. With private, it is noted if others are
+// able to write it: they could send the user's connections through a server of theirs.
 func (r *reader) file(path string, own, private bool, depth int) (*file, error) {
 	if depth > maxDepth {
 		return nil, fmt.Errorf("%s: files include each other more than %d deep", r.shown(path), maxDepth)
@@ -119,7 +119,9 @@ func (r *reader) text(path string, private bool) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a file", r.shown(path)) // a pipe would make us wait for ever
 	}
 	if private && !ownedSafely(info) {
-		return nil, fmt.Errorf("%s belongs to somebody else, or others may write it", r.shown(path))
+		// Some builds of ssh take a file that a group of one member may write, so it is
+		// for ssh to judge.
+		r.config.doubted = append(r.config.doubted, r.shown(path)+", which belongs to somebody else or others may write")
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -109,6 +109,12 @@ func (e *evaluation) other(l *line) {
 			e.host.IfRefused = append(e.host.IfRefused, reason(l.name, l))
 		}
 		return
+	case "controlpath":
+		// Another ssh may have logged in already, as only a person could.
+		if e.first(l) && value != "none" {
+			e.host.IfRefused = append(e.host.IfRefused, reason(l.name, l))
+		}
+		return
 	case "usekeychain":
 		// Passphrases that ssh on macOS finds by itself.
 		if e.first(l) && isYes(value) && runtime.GOOS == "darwin" {
@@ -138,6 +144,7 @@ var beyondUs = map[string][]string{
 	"bindaddress":                      {},
 	"bindinterface":                    {},
 	"canonicalizehostname":             {"no", "false"},
+	"casignaturealgorithms":            {},
 	"knownhostscommand":                {"none"},
 	"nohostauthenticationforlocalhost": {"no", "false"},
 	"permitlocalcommand":               {"no", "false"},
@@ -145,6 +152,7 @@ var beyondUs = map[string][]string{
 	"proxyusefdpass":                   {"no", "false"},
 	"pubkeyauthentication":             {"yes", "true", "unbound", "host-bound"},
 	"remotecommand":                    {"none"},
+	"requiredrsasize":                  {},
 	"revokedhostkeys":                  {"none"},
 	"securitykeyprovider":              {"internal"},
 	"smartcarddevice":                  {"none"},
@@ -153,16 +161,16 @@ var beyondUs = map[string][]string{
 // ignored are the settings that make no difference to a Git command: they are
 // about terminals and forwardings, about speed, or about other ways to log in.
 var ignored = names(`
-	canonicaldomains canonicalizefallbacklocal canonicalizemaxdots canonicalizepermittedcnames casignaturealgorithms
+	canonicaldomains canonicalizefallbacklocal canonicalizemaxdots canonicalizepermittedcnames
 	challengeresponseauthentication channeltimeout checkhostip cipher clearallforwardings compression compressionlevel
-	connectionattempts controlmaster controlpath controlpersist dynamicforward enableescapecommandline enablesshkeysign
+	connectionattempts controlmaster controlpersist dynamicforward enableescapecommandline enablesshkeysign
 	escapechar exitonforwardfailure fingerprinthash forkafterauthentication forwardagent forwardx11 forwardx11timeout
 	forwardx11trusted gatewayports gssapiclientidentity gssapidelegatecredentials gssapikexalgorithms gssapikeyexchange
 	gssapirenewalforcesrekey gssapiserveridentity gssapitrustdns hostbasedacceptedalgorithms hostbasedauthentication
 	hostbasedkeytypes ipqos kbdinteractiveauthentication kbdinteractivedevices keepalive
 	localcommand localforward loglevel logverbose numberofpasswordprompts obscurekeystroketiming
 	passwordauthentication permitremoteopen protocol pubkeyacceptedalgorithms pubkeyacceptedkeytypes rekeylimit
-	remoteforward requesttty requiredrsasize rhostsrsaauthentication rsaauthentication sendenv serveralivecountmax
+	remoteforward requesttty rhostsrsaauthentication rsaauthentication sendenv serveralivecountmax
 	serveraliveinterval sessiontype setenv skeyauthentication stdinnull streamlocalbindmask streamlocalbindunlink
 	syslogfacility tag tcpkeepalive tisauthentication tunnel tunneldevice updatehostkeys useprivilegedport useroaming
 	verifyhostkeydns versionaddendum visualhostkey warnweakcrypto xauthlocation`)

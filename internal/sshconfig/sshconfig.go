@@ -31,6 +31,9 @@ type Config struct {
 	once sync.Once
 	tree []*file // the user's and the system's, those that exist
 	err  error
+	// doubted are files that somebody else may have written: what they say is for
+	// ssh to follow, or not.
+	doubted []string
 }
 
 // New returns the configuration ssh would read: that of the account whose home
@@ -111,6 +114,7 @@ func (c *Config) Lookup(t Target) (*Host, error) {
 		e.pass()
 	}
 	e.expand()
+	e.host.Beyond = append(e.host.Beyond, c.doubted...)
 	return e.host, nil
 }
 

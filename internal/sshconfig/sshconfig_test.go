@@ -83,7 +83,11 @@ func TestSettings(t *testing.T) {
 		"algorithms": {"HostKeyAlgorithms +x\nCiphers a,b\nMACs -c\nKexAlgorithms ^d", func(c *Config, h *Host) {
 			h.HostKeyAlgorithms, h.Ciphers, h.MACs, h.KexAlgorithms = "+x", "a,b", "-c", "^d"
 		}},
-		"ignored": {"ForwardAgent yes\nControlMaster auto\nControlPath ~/c\nSendEnv LANG\nGSSAPIAuthentication no\nPKCS11Provider none\nLogLevel DEBUG", func(c *Config, h *Host) {}},
+		"ignored":         {"ForwardAgent yes\nControlMaster auto\nControlPath none\nSendEnv LANG\nGSSAPIAuthentication no\nPKCS11Provider none\nLogLevel DEBUG", func(c *Config, h *Host) {}},
+		"another's login": {"ControlPath ~/%C", func(c *Config, h *Host) { h.IfRefused = []string{"ControlPath (~/.ssh/config line 1)"} }},
+		"how keys are checked": {"RequiredRSASize 4096\nCASignatureAlgorithms -x", func(c *Config, h *Host) {
+			h.Beyond = []string{"RequiredRSASize (~/.ssh/config line 1)", "CASignatureAlgorithms (~/.ssh/config line 2)"}
+		}},
 		"unknown": {"IgnoreUnknown Use*,Odd\nOdd 1\nUsesThis 2", func(c *Config, h *Host) {}},
 
 		"command":    {"Host other\nProxyCommand a\nHost *\nProxyCommand nc %h %p\nProxyJump a", func(c *Config, h *Host) { h.Beyond = []string{"ProxyCommand (~/.ssh/config line 4)"} }},
@@ -177,7 +181,6 @@ func TestHostileFiles(t *testing.T) {
 		"many":     {map[string]string{"config": "Include big big big", "big": strings.Repeat(" \n", maxBytes/5)}, nil, "larger than"},
 		"a device": {map[string]string{"config": "Include /dev/zero"}, nil, "/dev/zero is not a file"},
 		"a pipe":   {map[string]string{"config": "Include fifo"}, func(c *Config) error { return mkfifo(filepath.Join(c.Home, ".ssh", "fifo")) }, "fifo is not a file"},
-		"writable": {map[string]string{"config": "Port 1"}, func(c *Config) error { return os.Chmod(filepath.Join(c.Home, ".ssh", "config"), 0o666) }, "others may write it"},
 		"pattern":  {map[string]string{"config": "Include [x"}, nil, "Include"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -192,6 +195,17 @@ func TestHostileFiles(t *testing.T) {
 				t.Errorf("%+v, %v (hint %q); want %q", h, err, cluster.Hint(err), c.want)
 			}
 		})
+	}
+	// Whether to believe a file that others may write is left to ssh.
+	for _, name := range []string{"config", "inner"} {
+		c := write(t, map[string]string{"config": "Include inner\nPort 1", "inner": "User bob"})
+		if err := os.Chmod(filepath.Join(c.Home, ".ssh", name), 0o664); err != nil {
+			t.Skip(err)
+		}
+		want := "~/.ssh/" + name + ", which belongs to somebody else or others may write"
+		if h := lookup(t, c, Target{Host: "h"}); len(h.Beyond) != 1 || h.Beyond[0] != want {
+			t.Errorf("%s: %q, want %q", name, h.Beyond, want)
+		}
 	}
 	// A file that may not be read is none, as it is to ssh; an empty one is no mistake.
 	c := write(t, map[string]string{"config": "Port 1"})

@@ -72,7 +72,9 @@ type Options struct {
 	Host        ssh.Signer                // the host key; a new one if nil
 	// Authorize decides about a key instead of Accept, certificates included.
 	Authorize func(user string, key ssh.PublicKey) bool
-	Forward   bool // it connects clients to other servers
+	Forward   bool   // it connects clients to other servers
+	NoKeys    bool   // it takes no keys
+	Password  string // it takes this instead of a key, too, if it is not ""
 }
 
 // Start starts a server that ends with the test.
@@ -176,6 +178,17 @@ func (s *Server) serve(conn net.Conn) {
 			}
 			return nil, nil
 		},
+	}
+	if s.opts.NoKeys {
+		conf.PublicKeyCallback = nil
+	}
+	if s.opts.Password != "" {
+		conf.PasswordCallback = func(_ ssh.ConnMetadata, password []byte) (*ssh.Permissions, error) {
+			if string(password) != s.opts.Password {
+				return nil, fmt.Errorf("another password")
+			}
+			return nil, nil
+		}
 	}
 	conf.AddHostKey(s.Host)
 	sc, channels, requests, err := ssh.NewServerConn(conn, conf)
