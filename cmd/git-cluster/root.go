@@ -150,7 +150,7 @@ func overSSH(cmd *cobra.Command, stdin io.Reader, stdout, stderr io.Writer) erro
 	}
 	var failures []error
 	for _, node := range c.Nodes {
-		conn, err := client.Connect(cmd.Context(), node.Name, "", wanted, os.Getenv)
+		conn, err := client.Connect(cmd.Context(), node.Name, "", wanted, os.Getenv, false)
 		if err != nil {
 			failures = append(failures, err)
 			continue

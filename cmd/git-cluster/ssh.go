@@ -33,7 +33,7 @@ func sshCommand() *cobra.Command {
 			if q.probe {
 				return nil // Git asks whether we take OpenSSH's options
 			}
-			conn, err := client.Connect(cmd.Context(), q.node, q.user, "", os.Getenv)
+			conn, err := client.Connect(cmd.Context(), q.node, q.user, "", os.Getenv, true)
 			if err != nil {
 				return err
 			}

@@ -70,14 +70,14 @@ func use(cmd *cobra.Command, address string, q useRequest) error {
 	if err != nil {
 		return err
 	}
+	if q.identity != "" {
+		if seed.Identity, err = filepath.Abs(q.identity); err != nil {
+			return err
+		}
+	}
 	server, err := seed.Reach(cmd.Context(), os.Getenv)
 	if err != nil {
 		return err
-	}
-	if q.identity != "" {
-		if server.Identity, err = filepath.Abs(q.identity); err != nil {
-			return err
-		}
 	}
 	if err := confirm(cmd, conf, &server, q); err != nil {
 		return err
@@ -115,7 +115,16 @@ func use(cmd *cobra.Command, address string, q useRequest) error {
 // it, or a person says so. A server that the configuration has is logged in to as
 // that says.
 func confirm(cmd *cobra.Command, conf *config.Client, server *setup.Server, q useRequest) error {
-	shown, out := server.Fingerprint(), cmd.OutOrStdout()
+	out := cmd.OutOrStdout()
+	if server.Program != nil {
+		if q.fingerprint != "" {
+			return cluster.WithHint(fmt.Errorf("the host key of %s cannot be compared with --fingerprint: %w", server.Host, server.Program),
+				"do without --fingerprint, and let that program check the host key")
+		}
+		fmt.Fprintf(out, "Connected to %s; the host key was checked there (%v).\n", server.Host, server.Program)
+		return nil
+	}
+	shown := server.Fingerprint()
 	known := false
 	for _, c := range conf.Clusters {
 		for _, n := range c.Nodes {

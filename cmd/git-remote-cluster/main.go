@@ -14,8 +14,6 @@ import (
 
 	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
-	"gitcluster/internal/gitcmd"
-	"gitcluster/internal/gitexec"
 	"gitcluster/internal/nodecache"
 	"gitcluster/internal/remotehelper"
 	"gitcluster/internal/version"
@@ -52,19 +50,10 @@ func main() {
 		Out:       os.Stdout,
 		Err:       os.Stderr,
 		Getenv:    os.Getenv,
-		GitConfig: gitConfig,
+		GitConfig: client.GitConfig,
 		Cache:     nodecache.Open(),
 		LookupSRV: net.DefaultResolver.LookupSRV,
 	})))
-}
-
-// gitConfig sees the repository Git works on, and its "-c" settings, by the
-// environment Git gave us.
-func gitConfig(ctx context.Context, args ...string) ([]byte, error) {
-	return new(gitexec.Runner).Output(ctx, gitcmd.Command{
-		Args: append([]string{"git", "config"}, args...),
-		Env:  os.Environ(),
-	}, nil)
 }
 
 // exitStatus prints what nobody else has said.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -330,6 +331,52 @@ func TestFallbackToSSH(t *testing.T) {
 	w.git("", "-c", "cluster.staleOk=true", "ls-remote", "cluster://dave@keyed.example:9"+bare)
 	if got := args(); !strings.Contains(got, "-p 9 dave@keyed.example ") || !strings.Contains(got, "-o SendEnv=GIT_CLUSTER_STALE_OK") {
 		t.Errorf("ssh was run with %q", got)
+	}
+}
+
+// A server that takes no key of ours and would ask for a password is left to ssh,
+// which asks, unless there is nobody to answer.
+func TestPasswordServer(t *testing.T) {
+	ssh, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip(err)
+	}
+	w := newWorld(t)
+	w.repo("demo/hello")
+	w.opts.Accept, w.opts.Password = sshtest.NewKey(t), "open sesame"
+	h := w.addNode("old", plain)
+	runs := filepath.Join(w.dir, "runs")
+	w.script("bin/ssh", fmt.Sprintf("echo run >>%s\nexec %s -F none \"$@\"\n", runs, ssh))
+	ask := w.script("ask", "echo 'open sesame'\n")
+	wrong := w.script("wrong", "echo 'open barley'\n")
+	for _, c := range []struct {
+		what, config string
+		env          []string
+		runs         bool
+		says         string // "" where it succeeds
+	}{
+		{"the right password", "", []string{"SSH_ASKPASS=" + ask, "SSH_ASKPASS_REQUIRE=force"}, true, ""},
+		{"a wrong one", "", []string{"SSH_ASKPASS=" + wrong, "SSH_ASKPASS_REQUIRE=force"}, true, "did not connect, or lost the connection (exit status 255)\nhint: it has said why\n"},
+		{"nobody", "", nil, false, `permission denied for user "git" with the one SSH key there is; the server would ask for a password or the like`},
+		{"BatchMode", "BatchMode yes\n", []string{"SSH_ASKPASS=" + ask, "SSH_ASKPASS_REQUIRE=force"}, false, "the server would ask for a password"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			os.Remove(runs)
+			w := *w
+			w.t, w.env = t, append(slices.Clone(w.env), c.env...)
+			w.sshConfig(c.config)
+			r := w.tryGit("", "ls-remote", "cluster::demo/hello", "main")
+			if (r.status == 0) != (c.says == "") || !strings.Contains(r.stderr, c.says) || c.says == "" && r.stderr != "" {
+				t.Errorf("status %d, stderr %q; want %q", r.status, r.stderr, c.says)
+			}
+			text, _ := os.ReadFile(runs)
+			if (len(text) > 0) != c.runs {
+				t.Errorf("ssh was run: %q, want %v", text, c.runs)
+			}
+		})
+	}
+	if got := h.Commands(); len(got) != 1 || !strings.HasPrefix(got[0], "git-upload-pack ") {
+		t.Errorf("the server ran %q", got)
 	}
 }
 

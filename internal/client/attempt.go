@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -35,15 +36,22 @@ var errOneCommand = errors.New("the server runs one command only")
 
 // attempt has a replica synchronize and starts the service there.
 func (c *connector) attempt(ctx context.Context, r *request, conn transport, a *attempt) (*stream, error) {
-	found, err := c.tryOnce(ctx, r, conn, a, conn.Shared() && !r.staleOK)
+	a.foreign = !c.Cache.Measure(a.candidate.Addr).Foreign.IsZero()
+	asked := conn.Shared() && !r.staleOK && !a.foreign
+	found, err := c.tryOnce(ctx, r, conn, a, asked)
 	if errors.Is(err, errOneCommand) && !a.current {
 		c.trace.say("%v: it runs one command on a connection; connecting again without %s", a.candidate, syncCommand)
 		if conn, err = c.dial(ctx, a.candidate, r.options, stages{}); err == nil {
 			found, err = c.tryOnce(ctx, r, conn, a, false)
 		}
 	}
-	if err == nil && a.foreign && r.options.Verbosity > 1 {
-		c.log.say("%v: no node of a cluster, so it was not synchronized first", a.candidate)
+	if asked && a.foreign && (err == nil || errors.Is(err, errNotCurrent)) {
+		c.Cache.NoNode(a.candidate.Addr)
+	}
+	if err == nil && a.foreign {
+		if r.options.Verbosity > 1 {
+			c.log.say("%v: no node of a cluster, so it was not synchronized first", a.candidate)
+		}
 	}
 	return found, err
 }
@@ -73,7 +81,7 @@ func (c *connector) tryOnce(ctx context.Context, r *request, conn transport, a *
 	// has nothing to wait for. A push comes after it, for it may create what it is
 	// to be refused. The session at least is opened meanwhile.
 	together := ask && r.service == remotehelper.UploadPack
-	held := &holder{w: c.log.raw()}
+	held := &holder{w: c.log.raw(), quiet: r.options.Verbosity < 1}
 	stderr := &sign{w: held, onWrite: a.alive}
 	type opened struct {
 		session session
@@ -118,27 +126,49 @@ func (c *connector) tryOnce(ctx context.Context, r *request, conn transport, a *
 	}
 	s := newStream(conn, o.session, a.candidate, r.service)
 	if r.service.SpeaksFirst() {
-		if err := s.awaitAnswer(ctx, stderr, a.alive, c.answerLimit(a)); err != nil {
+		if err := s.awaitAnswer(ctx, stderr, a.alive, c.answerLimit(r, conn, a)); err != nil {
+			node, refused := held.failed(), (*refusedError)(nil)
+			if !ask && node && errors.As(err, &refused) && refused.status == 1 {
+				// A node's word that no other can do better, if not in the terms of
+				// cluster-sync.
+				return nil, &finalError{err}
+			}
 			return nil, err
 		}
 	}
+	held.answered()
 	c.trace.say("%v: %s has begun to answer", a.candidate, r.service)
 	return s, nil
 }
 
-// answerLimit bounds the wait for a service that shows no sign of life.
-func (c *connector) answerLimit(a *attempt) time.Duration {
-	if a.last {
+// answerLimit bounds the wait for a service that shows no sign of life. A program
+// that connects by itself may be waiting for what a person types.
+func (c *connector) answerLimit(r *request, conn transport, a *attempt) time.Duration {
+	if a.last || !conn.Shared() && c.account(r.options).person.Reachable() {
 		return orDefault(c.Limits.Answer, 60*time.Second)
 	}
 	return orDefault(c.Limits.Answer, 20*time.Second)
 }
 
 // syncLimit is the same for the synchronization, of which a node says every second
-// that it goes on.
-func (c *connector) syncLimit(a *attempt) time.Duration {
-	if a.last {
+// that it goes on. Another server may take its time to say that it knows no such
+// command: behind a login that reads many files, on a busy machine.
+func (c *connector) syncLimit(r *request, conn transport, a *attempt) time.Duration {
+	switch {
+	case !isNode(conn):
+		return orDefault(c.Limits.Sync, c.answerLimit(r, conn, a))
+	case a.last:
 		return orDefault(c.Limits.Sync, 15*time.Second)
 	}
 	return orDefault(c.Limits.Sync, 5*time.Second)
+}
+
+// nodeVersion begins the line by which a node's SSH server introduces itself.
+const nodeVersion = "SSH-2.0-gitcluster_"
+
+// isNode reports whether a node's own server is at the other end. A node may also
+// be behind another's.
+func isNode(conn transport) bool {
+	server, ok := conn.(interface{ ServerVersion() string })
+	return ok && strings.HasPrefix(server.ServerVersion(), nodeVersion)
 }

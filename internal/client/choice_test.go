@@ -64,7 +64,7 @@ func TestRace(t *testing.T) {
 	}{
 		"in time":                 {0, true, 1, 0, `^$`},
 		"too late":                {20 * time.Second, true, 0, 1, `^git-remote-cluster: n1 .* no answer for \d+ms; using n2\n$`},
-		"late, but the other one": {keyFloor + 300*time.Millisecond, false, 1, 0, `^git-remote-cluster: n2 .*permission denied.*; trying n1\n$`},
+		"late, but the other one": {keyFloor + 300*time.Millisecond, false, 1, 0, `^git-remote-cluster: n2 .*permission denied.*; using n1\n$`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -186,6 +186,35 @@ func TestAllReplicasFail(t *testing.T) {
 	}
 }
 
+// A key that nobody takes is one message, and speaks against no replica; one that
+// is refused here and taken there is told of, and the next command knows.
+func TestRefusedKey(t *testing.T) {
+	g := remembering(t)
+	taken := g.opts.Accept
+	g.opts.Accept = sshtest.NewKey(t)
+	g.node("n1", good)
+	g.node("n2", good)
+	for range 2 {
+		g.cache = again(g.cache)
+		_, stderr, err := g.connect(remotehelper.UploadPack)
+		want := `all 2 replicas of cluster::demo/x: permission denied for user "git" with the one SSH key there is`
+		if err == nil || err.Error() != want || stderr != "" {
+			t.Errorf("%v, stderr %q; want %q and silence", err, stderr, want)
+		}
+	}
+	g.opts.Accept = taken
+	g.node("n3", good)
+	g.cache = again(g.cache)
+	out, stderr, err := g.connect(remotehelper.UploadPack)
+	if out != "\nhello0000" || err != nil || strings.Count(stderr, "\n") != 2 || strings.Count(stderr, "with the one SSH key there is; using n3\n") != 2 {
+		t.Errorf("stdout %q, stderr %q, %v", out, stderr, err)
+	}
+	g.cache = again(g.cache)
+	if out, stderr, err := g.connect(remotehelper.UploadPack); out != "\nhello0000" || err != nil || stderr != "" {
+		t.Errorf("again: stdout %q, stderr %q, %v", out, stderr, err)
+	}
+}
+
 func TestMissingIdentityIsNotTriedTwice(t *testing.T) {
 	g := newGit(t)
 	g.conf.Clusters["demo"].Identity = "/nonexistent/key"

@@ -5,21 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"gitcluster/internal/address"
-	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/nodecache"
 	"gitcluster/internal/replica"
-	"gitcluster/internal/sshclient"
 )
 
 // Connect connects to one node as the helper would, with the same keys and the
 // same care for its host key. node is its name in the client configuration, or
-// host[:port]; user, if not "", is who to log in as.
-func Connect(ctx context.Context, node, user, clusterName string, getenv func(string) string) (*sshclient.Conn, error) {
+// host[:port]; user, if not "", is who to log in as. own is as for [ConnectTo].
+func Connect(ctx context.Context, node, user, clusterName string, getenv func(string) string, own bool) (Connection, error) {
 	conf, err := config.LoadClient(config.ClientPath())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -28,7 +25,7 @@ func Connect(ctx context.Context, node, user, clusterName string, getenv func(st
 	if err != nil {
 		return nil, err
 	}
-	return ConnectTo(ctx, candidate, getenv)
+	return ConnectTo(ctx, candidate, getenv, own)
 }
 
 // findNode takes node for a name of the configuration, or of a node learned from
@@ -50,17 +47,4 @@ func findNode(node, user, clusterName string, conf *config.Client) (replica.Cand
 		return replica.Candidate{}, err
 	}
 	return all[0], nil
-}
-
-// options says how to connect to a candidate, and as whom. The error is
-// [sshclient.ErrUnsupported] where only ssh could.
-func options(ctx context.Context, candidate replica.Candidate, getenv func(string) string) (sshclient.Options, error) {
-	r, err := newAccount(getenv).route(ctx, candidate)
-	if err != nil {
-		return sshclient.Options{}, err
-	}
-	if len(r.beyond) > 0 {
-		return r.options, cluster.WithHint(fmt.Errorf("%w: %s", sshclient.ErrUnsupported, strings.Join(r.beyond, ", ")), "run ssh itself")
-	}
-	return r.options, nil
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
+	"gitcluster/internal/credential"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/remotehelper"
 	"gitcluster/internal/replica"
@@ -20,6 +22,15 @@ var errOtherProgram = errors.New("another SSH program is configured")
 // program that does. The stages hear of it on the way.
 func (c *connector) dial(ctx context.Context, candidate replica.Candidate, o remotehelper.Options, st stages) (transport, error) {
 	a := c.account(o)
+	if proceed := st.proceed; proceed != nil {
+		// Once, for our own client and for a program that stands in for it.
+		var once sync.Once
+		var err error
+		st.proceed = func(ctx context.Context) error {
+			once.Do(func() { err = proceed(ctx) })
+			return err
+		}
+	}
 	// Git's configuration has the last word on the program, and is read while the
 	// first connection is made.
 	configured := func(ctx context.Context) error {
@@ -51,8 +62,10 @@ func (c *connector) dial(ctx context.Context, candidate replica.Candidate, o rem
 		if configured(ctx) == errOtherProgram {
 			return c.program(ctx, a, nil, candidate, o, st)
 		}
-		if why, ok := r.retryable(err); ok {
-			if t, err := c.program(ctx, a, why, candidate, o, stages{}); err == nil {
+		// Nobody sits at a device, and no password makes anyone one.
+		person := !r.host.Batch && !credential.AsDevice(c.Getenv) && a.person.Reachable()
+		if why, ok := r.retryable(err, person); ok {
+			if t, err := c.program(ctx, a, why, candidate, o, st); err == nil {
 				return t, nil
 			}
 		}

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"gitcluster/internal/address"
 	"gitcluster/internal/cluster"
@@ -76,17 +79,29 @@ func (c *connector) known(candidate replica.Candidate) string {
 // authenticated: whoever is trusted with the repositories is trusted with this, and
 // what it says is used for addresses of the same origin alone, so that a node
 // which was taken over can redirect nobody who has not named its cluster.
-func (c *connector) learn(from replica.Candidate, answer syncAnswer) {
+func (c *connector) learn(from replica.Candidate, conn transport, answer syncAnswer) {
 	var list *cluster.NodeList
 	if len(answer.Nodes) > 0 {
 		list = &cluster.NodeList{Cluster: answer.Cluster, Nodes: answer.Nodes}
 		c.trace.say("%v: has told of %d nodes", from, len(answer.Nodes))
 	}
-	c.Cache.Learn(from.Origin, list, !from.Learned())
+	var by *nodecache.Voucher
+	if !from.Learned() {
+		by = &nodecache.Voucher{Addr: from.Addr}
+		if shown, ok := conn.(interface{ HostKey() ssh.PublicKey }); ok {
+			by.Key = ssh.FingerprintSHA256(shown.HostKey())
+		}
+	}
+	c.Cache.Learn(from.Origin, list, by)
 }
 
-// srvLimit bounds the question to the DNS, for whose answer everything waits.
-const srvLimit = time.Second
+// srvLimit bounds the question to the DNS, for whose answer everything waits. An
+// answer holds for srvLife; for srvFailure nobody asks again after there was none.
+const (
+	srvLimit   = time.Second
+	srvLife    = 10 * time.Minute
+	srvFailure = time.Minute
+)
 
 // services asks the DNS where the cluster of "cluster://domain/repo" is: by
 // records of _git-cluster._tcp, as RFC 2782 has it. It is not asked for an address
@@ -96,7 +111,7 @@ const srvLimit = time.Second
 // of the host it names. So it may only name hosts of the domain itself: else
 // whoever can forge it could send a push to a host of their own that the user
 // happens to know.
-func (c *connector) services(ctx context.Context, addr address.Address) (hosts []address.Host) {
+func (c *connector) services(ctx context.Context, addr address.Address) (all []replica.Service) {
 	if len(addr.Hosts) != 1 || addr.Hosts[0].Port != 0 || c.LookupSRV == nil {
 		return nil
 	}
@@ -109,29 +124,30 @@ func (c *connector) services(ctx context.Context, addr address.Address) (hosts [
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(ctx, srvLimit)
 		defer cancel()
-		_, records, err := c.LookupSRV(ctx, "git-cluster", "tcp", domain)
+		_, records, err := c.LookupSRV(ctx, "git-cluster", "tcp", domain+".") // and nowhere below this machine's own domain
 		c.trace.say("the DNS has %d records for _git-cluster._tcp.%s after %s, error %v", len(records), domain, since(start), err)
 		for _, r := range records { // by priority, and by weight at random
-			answers = append(answers, fmt.Sprintf("%s:%d", strings.ToLower(strings.TrimSuffix(r.Target, ".")), r.Port))
+			answers = append(answers, fmt.Sprintf("%d %s:%d", r.Priority, strings.ToLower(strings.TrimSuffix(r.Target, ".")), r.Port))
 		}
 		var notFound *net.DNSError
 		if err == nil || errors.As(err, &notFound) && notFound.IsNotFound {
-			c.Cache.LookedUp(domain, answers)
+			c.Cache.LookedUp(domain, answers, srvLife)
+		} else {
+			c.Cache.LookedUp(domain, nil, srvFailure)
 		}
 	}
 	for _, answer := range answers {
-		host, err := address.ParseHost(answer)
-		if err != nil || host.Name != domain && !strings.HasSuffix(host.Name, "."+domain) {
+		number, place, _ := strings.Cut(answer, " ")
+		priority, numberErr := strconv.ParseUint(number, 10, 16)
+		host, err := address.ParseHost(place)
+		if err = errors.Join(err, numberErr); err != nil || host.Name != domain && !strings.HasSuffix(host.Name, "."+domain) {
 			c.trace.say("the DNS names %q for %s, which is not of that domain; left out", answer, domain)
 			continue
 		}
-		hosts = append(hosts, host)
+		all = append(all, replica.Service{Host: host, Priority: uint16(priority)})
 	}
-	return hosts
+	return all
 }
-
-// nodeVersion begins the line by which a node's SSH server introduces itself.
-const nodeVersion = "SSH-2.0-gitcluster_"
 
 // Bounds of what is done to know the distance of the other replicas.
 const (
@@ -145,8 +161,7 @@ const (
 // takes who goes away like that for an attacker, and after some of it refuses the
 // address for a while.
 func (c *connector) probe(ctx context.Context, found *stream, all []replica.Candidate, o remotehelper.Options) {
-	server, ok := found.conn.(interface{ ServerVersion() string })
-	if c.Cache == nil || !ok || !strings.HasPrefix(server.ServerVersion(), nodeVersion) || !direct(found.conn) {
+	if c.Cache == nil || !isNode(found.conn) || !direct(found.conn) {
 		return // or it goes through another machine, and so would they
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)

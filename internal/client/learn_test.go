@@ -43,7 +43,7 @@ func TestLearnedNodeIsHeldToItsCluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.cache.Learn(all[0].Origin, &cluster.NodeList{Cluster: id, Nodes: []cluster.NodeAddress{{Name: "n2", SSH: learned.Addr, HostKey: key}}}, true)
+		g.cache.Learn(all[0].Origin, &cluster.NodeList{Cluster: id, Nodes: []cluster.NodeAddress{{Name: "n2", SSH: learned.Addr, HostKey: key}}}, &nodecache.Voucher{})
 	}
 	for _, c := range []struct {
 		id, key, want string
@@ -98,16 +98,16 @@ func TestLearning(t *testing.T) {
 }
 
 func TestServices(t *testing.T) {
-	records := []*net.SRV{{Target: "N1.example.com.", Port: 2222}, {Target: "evil.org.", Port: 22}, {Target: "evilexample.com.", Port: 22}, {Target: "-x.example.com.", Port: 22}, {Target: ".", Port: 0}, {Target: "example.com.", Port: 23}}
+	records := []*net.SRV{{Target: "N1.example.com.", Port: 2222, Priority: 5}, {Target: "evil.org.", Port: 22}, {Target: "evilexample.com.", Port: 22}, {Target: "-x.example.com.", Port: 22}, {Target: ".", Port: 0}, {Target: "example.com.", Port: 23}}
 	for _, c := range []struct {
 		address string
 		err     error
 		want    string
 		asked   int // in two runs
 	}{
-		{"cluster://example.com/r", nil, "[n1.example.com:2222 example.com:23]", 1},
+		{"cluster://example.com/r", nil, "[5 n1.example.com:2222 0 example.com:23]", 1},
 		{"cluster://Example.com/r", &net.DNSError{IsNotFound: true}, "[]", 1},
-		{"cluster://example.com/r", errors.New("no network"), "[]", 2},
+		{"cluster://example.com/r", errors.New("no network"), "[]", 1},
 		{"cluster://example.com:22/r", nil, "[]", 0},
 		{"cluster://example.com,b.example.com/r", nil, "[]", 0},
 		{"cluster://192.0.2.1/r", nil, "[]", 0},
@@ -117,7 +117,7 @@ func TestServices(t *testing.T) {
 	} {
 		asked := 0
 		con := &connector{Params: Params{Cache: nodecache.In(t.TempDir()), LookupSRV: func(_ context.Context, service, proto, name string) (string, []*net.SRV, error) {
-			if asked++; service != "git-cluster" || proto != "tcp" || name != "example.com" {
+			if asked++; service != "git-cluster" || proto != "tcp" || name != "example.com." {
 				t.Errorf("asked for %s %s %s", service, proto, name)
 			}
 			if c.err != nil {
@@ -130,7 +130,11 @@ func TestServices(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if got := fmt.Sprint(con.services(t.Context(), a)); got != c.want {
+			got := []string{}
+			for _, s := range con.services(t.Context(), a) {
+				got = append(got, fmt.Sprintf("%d %v", s.Priority, s.Host))
+			}
+			if got := fmt.Sprint(got); got != c.want {
 				t.Errorf("%s, %v: %s, want %s", c.address, c.err, got, c.want)
 			}
 			con.Cache.Save()

@@ -6,13 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
 	"gitcluster/internal/nodecache"
+	"gitcluster/internal/remotehelper"
 	"gitcluster/internal/replica"
 	"gitcluster/internal/sshclient"
 )
@@ -49,8 +54,12 @@ type Runner interface {
 func AskNodes(ctx context.Context, conn Runner) (Nodes, error) {
 	out := &head{limit: maxNodesAnswer}
 	asked := time.Now()
-	status, err := conn.Run(ctx, nodesCommand, nil, nil, out, io.Discard)
+	said := &head{limit: 1 << 10}
+	status, err := conn.Run(ctx, nodesCommand, nil, nil, out, said)
 	took := time.Since(asked)
+	if errors.Is(err, errNotConnected) && len(said.kept) > 0 {
+		return Nodes{}, fmt.Errorf("%w: %s", err, printable(string(said.kept)))
+	}
 	if err != nil {
 		return Nodes{}, fmt.Errorf("%s: %w", nodesCommand, err)
 	}
@@ -72,46 +81,84 @@ func AskNodes(ctx context.Context, conn Runner) (Nodes, error) {
 	return n, nil
 }
 
-// ConnectTo connects to a server as the helper would.
-func ConnectTo(ctx context.Context, candidate replica.Candidate, getenv func(string) string) (*sshclient.Conn, error) {
-	opts, err := options(ctx, candidate, getenv)
-	if err != nil {
-		return nil, err
+// A Connection is a way to run commands on a server.
+type Connection interface {
+	Runner
+	// Close ends the commands. It does not wait.
+	Close() error
+}
+
+// ConnectTo connects to a server as the helper would, with ssh where our own client
+// will not do. With own set, no program that Git was told of stands in for it: it
+// may be who calls.
+func ConnectTo(ctx context.Context, candidate replica.Candidate, getenv func(string) string, own bool) (Connection, error) {
+	if own {
+		getenv = without(getenv, envSSHCommand, envSSH)
 	}
-	conn, err := sshclient.Dial(ctx, opts)
+	c := &connector{Params: Params{Getenv: getenv}, settings: make(chan settings, 1)}
+	var s settings
+	if !own {
+		s = readSettings(ctx, GitConfig)
+	}
+	c.settings <- s
+	conn, err := c.dial(ctx, candidate, remotehelper.Options{}, stages{})
 	if err != nil {
 		return nil, plain(candidate.String(), err)
 	}
 	return conn, nil
 }
 
-// Remember keeps what a node has said of its cluster for the helper: where else
-// the cluster is, under the name it has in the configuration.
-func Remember(ctx context.Context, name string, list cluster.NodeList, getenv func(string) string) error {
-	cache := nodecache.Open()
-	unpinned := func(name string) string {
-		if name == replica.EnvReplica {
+// without is an environment that lacks some variables.
+func without(getenv func(string) string, names ...string) func(string) string {
+	return func(name string) string {
+		if slices.Contains(names, name) {
 			return ""
 		}
 		return getenv(name)
 	}
-	all, err := Replicas(ctx, "cluster::"+name+":any", unpinned)
+}
+
+// GitConfig runs `git config` with these arguments. It sees the repository Git works
+// on, and its "-c" settings, by the environment.
+func GitConfig(ctx context.Context, args ...string) ([]byte, error) {
+	return new(gitexec.Runner).Output(ctx, gitcmd.Command{
+		Args: append([]string{"git", "config"}, args...),
+		Env:  os.Environ(),
+	}, nil)
+}
+
+// Remember keeps what a node has said of its cluster for the helper: where else
+// the cluster is, under the name it has in the configuration.
+func Remember(ctx context.Context, name string, list cluster.NodeList, getenv func(string) string) error {
+	cache := nodecache.Open()
+	all, err := Replicas(ctx, "cluster::"+name+":any", without(getenv, replica.EnvReplica))
 	if err != nil {
 		return err
 	}
-	cache.Learn(all[0].Origin, &list, true)
+	cache.Learn(all[0].Origin, &list, &nodecache.Voucher{})
 	cache.Save()
 	return nil
 }
 
+// ErrProgram: only a program that Git was told of, or ssh, reaches the server, and
+// it checks the host key itself.
+var ErrProgram = errors.New("another SSH program connects")
+
 // HostKey asks a server for its host key, on the way that the helper would take
-// to it, and does not log in.
+// to it, and does not log in. The error is [ErrProgram] if that way is another
+// program's.
 func HostKey(ctx context.Context, candidate replica.Candidate, getenv func(string) string) (ssh.PublicKey, error) {
-	opts, err := options(ctx, candidate, getenv)
+	if p, chosen := findProgram(getenv, readSettings(ctx, GitConfig)); chosen {
+		return nil, fmt.Errorf("%w: %v", ErrProgram, p)
+	}
+	r, err := newAccount(getenv).route(ctx, candidate)
 	if err != nil {
 		return nil, err
 	}
-	key, err := sshclient.HostKey(ctx, opts)
+	if len(r.beyond) > 0 {
+		return nil, fmt.Errorf("%w: ssh, because of %s", ErrProgram, strings.Join(r.beyond, ", "))
+	}
+	key, err := sshclient.HostKey(ctx, r.options)
 	if err != nil {
 		return nil, plain(candidate.String(), err)
 	}

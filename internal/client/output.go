@@ -62,15 +62,27 @@ func (r rawWriter) Write(p []byte) (int, error) {
 	return r.l.w.Write(p)
 }
 
-// A holder keeps back what a service says on standard error while the replica
-// synchronizes.
+// A holder looks at what a service says on standard error until it answers. While
+// the replica synchronizes, it keeps it back.
 type holder struct {
-	w io.Writer
+	w     io.Writer
+	quiet bool // a node's lines for people matter only if nothing comes of it
 
-	mu       sync.Mutex
-	kept     head
-	released bool
+	mu    sync.Mutex
+	phase phase
+	kept  head   // what came while held; after it, with quiet, a node's lines
+	told  string // a node's last line
+	line  []byte // the start of a line that may be a node's; while listening
+	inner bool   // what comes next is not the start of a line
 }
+
+type phase int
+
+const (
+	held      phase = iota
+	listening       // line by line
+	open            // all passes as it is
+)
 
 // maxHeld is far above what a service says before its turn has come.
 const maxHeld = 16 << 10
@@ -78,27 +90,83 @@ const maxHeld = 16 << 10
 func (h *holder) Write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.released {
+	switch h.phase {
+	case held:
+		h.kept.limit = maxHeld
+		return h.kept.Write(p)
+	case open:
 		return h.w.Write(p)
 	}
-	h.kept.limit = maxHeld
-	return h.kept.Write(p)
+	h.listen(p, false)
+	return len(p), nil
 }
+
+// listen passes on what is no line of a node's, and those as they are wanted. A line
+// that comes again is told once. The caller holds mu.
+func (h *holder) listen(p []byte, told bool) {
+	for line := range bytes.Lines(p) {
+		h.line = append(h.line, line...)
+		whole := line[len(line)-1] == '\n'
+		if !h.inner && len(h.line) < len(mark) && !whole && bytes.HasPrefix([]byte(mark), h.line) {
+			continue // it may yet become one
+		}
+		ours := !h.inner && bytes.HasPrefix(h.line, []byte(mark))
+		if ours && !whole && len(h.line) < maxComment {
+			continue
+		}
+		switch {
+		case !ours:
+			h.w.Write(h.line)
+		case told || string(h.line) == h.told:
+		case h.quiet:
+			h.kept.Write(h.line)
+		default:
+			h.w.Write(h.line)
+		}
+		if ours {
+			h.told = string(h.line)
+		}
+		h.line, h.inner = h.line[:0], !whole
+	}
+}
+
+// mark begins a line that a node says to people.
+const mark = "# "
 
 // release passes on what was kept and what comes. Of a node's, the lines about the
 // synchronization are dropped: that has told them itself.
 func (h *holder) release(node bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.released = true
-	for line := range bytes.Lines(h.kept.kept) {
-		if !node || !bytes.HasPrefix(line, []byte("# ")) {
-			h.w.Write(line)
-		}
-	}
+	kept := h.kept.kept
+	h.phase, h.kept = listening, head{limit: maxHeld}
+	h.listen(kept, node)
 }
 
-// comments passes on the lines that begin with "# ", by which a node tells what
+// answered says that the service has begun to answer: what it says from now on is
+// passed on as it is.
+func (h *holder) answered() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.w.Write(h.line)
+	h.phase, h.line = open, nil
+}
+
+// failed says that the service will not answer, and reports whether a node has told
+// why.
+func (h *holder) failed() (node bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inner && len(h.kept.kept) > 0 {
+		h.w.Write([]byte("\n"))
+	}
+	h.w.Write(h.kept.kept)
+	h.w.Write(h.line)
+	h.phase, h.line, h.kept.kept = open, nil, nil
+	return h.told != ""
+}
+
+// comments passes on the lines that begin with mark, by which a node tells what
 // it does. What another kind of server says about a command it does not know is
 // of no use to anybody. A line that comes again is a sign of life and told once;
 // on a terminal the time goes on behind it.
@@ -126,7 +194,7 @@ func (c *comments) Write(p []byte) (int, error) {
 		if !whole {
 			break
 		}
-		if bytes.HasPrefix(c.part, []byte("# ")) {
+		if bytes.HasPrefix(c.part, []byte(mark)) {
 			c.seen = true
 			if c.show {
 				c.tell(printable(string(c.part)))

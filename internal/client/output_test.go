@@ -45,21 +45,36 @@ func TestMeter(t *testing.T) {
 }
 
 func TestHolder(t *testing.T) {
-	for _, c := range []struct {
-		node bool
-		want string
-	}{{true, "fatal: x\nrest"}, {false, "# a\nfatal: x\nrest"}} {
+	for name, c := range map[string]struct {
+		quiet, node, fails bool
+		want               string
+	}{
+		"a node":             {node: true, want: "fatal: x\nrest\n# b\n# cc\nX# raw\n"},
+		"another":            {want: "# a\nfatal: x\nrest\n# b\n# cc\nX# raw\n"},
+		"quiet":              {quiet: true, want: "fatal: x\nrest\nX# raw\n"},
+		"quiet, but to fail": {quiet: true, fails: true, want: "fatal: x\nrest\nX\n# a\n# b\n# cc\n# raw\n"},
+	} {
 		var out bytes.Buffer
-		h := &holder{w: &out}
+		h := &holder{w: &out, quiet: c.quiet}
 		h.Write([]byte("# a\nfatal: "))
 		h.Write([]byte("x\n"))
 		if out.Len() > 0 {
-			t.Errorf("not held: %q", out.String())
+			t.Errorf("%s: not held: %q", name, out.String())
 		}
 		h.release(c.node)
-		h.Write([]byte("rest"))
+		for _, piece := range []string{"rest", "\n", "# b\n", "#", " b\n", "# c", "c\nX"} {
+			h.Write([]byte(piece))
+		}
+		if c.fails {
+			if !h.failed() {
+				t.Errorf("%s: no line of a node's was seen", name)
+			}
+		} else {
+			h.answered()
+		}
+		h.Write([]byte("# raw\n"))
 		if out.String() != c.want {
-			t.Errorf("%q, want %q", out.String(), c.want)
+			t.Errorf("%s: %q, want %q", name, out.String(), c.want)
 		}
 	}
 }

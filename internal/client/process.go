@@ -299,6 +299,10 @@ func (p *process) Read(b []byte) (int, error)  { return p.out.Read(b) }
 func (p *process) Write(b []byte) (int, error) { return p.in.Write(b) }
 func (p *process) CloseWrite() error           { return p.in.Close() }
 
+// errNotConnected is what is known of a program that failed itself. It has told
+// the person the rest.
+var errNotConnected = errors.New("did not connect, or lost the connection")
+
 // sshFailed is the exit status by which ssh says that it failed itself.
 const sshFailed = 255
 
@@ -312,7 +316,7 @@ func (p *process) Wait() (int, error) {
 	case context.Cause(p.ctx) != nil:
 		return -1, context.Cause(p.ctx)
 	case errors.As(p.err, &exit) && exit.Status == sshFailed:
-		return -1, fmt.Errorf("%v did not connect, or lost the connection (exit status %d)", p.transport.program, sshFailed)
+		return -1, fmt.Errorf("%v %w (exit status %d)", p.transport.program, errNotConnected, sshFailed)
 	case errors.As(p.err, &exit) && exit.Status > 0:
 		return exit.Status, nil
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"strconv"
-	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -63,7 +62,7 @@ func (a *account) route(ctx context.Context, candidate replica.Candidate) (*rout
 	}
 	r := &route{options: a.options(host), host: host, beyond: host.Beyond, ifRefused: host.IfRefused}
 	o := &r.options
-	o.KeepAlive = keepAlive
+	o.KeepAlive, o.Revocable = keepAlive, true
 	if candidate.Identity != "" {
 		o.IdentityFile = candidate.Identity
 	}
@@ -141,15 +140,6 @@ func (a *account) options(h *sshconfig.Host) sshclient.Options {
 // bound sets what the caller of dial wants: limits for every stage, and to hear of
 // it. The person is asked nothing, on no server of the way, before proceed.
 func (r *route) bound(limits Limits, network string, st stages, before func(context.Context) error) {
-	proceed := st.proceed
-	if proceed != nil {
-		var once sync.Once
-		var err error
-		proceed = func(ctx context.Context) error {
-			once.Do(func() { err = st.proceed(ctx) })
-			return err
-		}
-	}
 	r.options.Connected = st.connected
 	if r.options.Via == nil { // else it is the time to several servers
 		r.options.Heard = st.heard
@@ -158,7 +148,7 @@ func (r *route) bound(limits Limits, network string, st stages, before func(cont
 		if limits.Connect > 0 {
 			o.ConnectTimeout = limits.Connect
 		}
-		o.HandshakeTimeout, o.Proceed = st.handshake, proceed
+		o.HandshakeTimeout, o.Proceed = st.handshake, st.proceed
 		if network != "" {
 			o.Network = network
 		}
@@ -169,13 +159,16 @@ func (r *route) bound(limits Limits, network string, st stages, before func(cont
 }
 
 // retryable reports whether ssh may succeed where the built-in client has failed,
-// and why.
-func (r *route) retryable(err error) (why []string, ok bool) {
+// and why. person is whether somebody could answer its questions.
+func (r *route) retryable(err error, person bool) (why []string, ok bool) {
 	if errors.Is(err, sshclient.ErrUnsupported) {
 		return []string{printable(err.Error())}, true
 	}
 	if errors.Is(err, sshclient.ErrAuth) && len(r.ifRefused) > 0 {
 		return r.ifRefused, true
+	}
+	if errors.Is(err, sshclient.ErrInteractive) && person {
+		return []string{printable(err.Error())}, true
 	}
 	return nil, false
 }

@@ -23,8 +23,10 @@ type search struct {
 	all     []replica.Candidate
 	left    []replica.Candidate // not tried yet, best first
 	race    *race               // the last one; nil after settle
-	telling error               // the failure that says most: of a node that answered, if one did
-	passed  []error             // why better candidates were passed over, for the end
+	telling *placedError        // the failure that says most: of a node that answered, if one did
+	passed  []passedOver        // better candidates, for the end
+	failed  []replica.Candidate // those that failed while aside; they may yet have their turn
+	refused []string            // addresses of those that took no key of ours
 	slow    map[string]bool     // by address: passed over, so tried after all others
 	limit   time.Duration       // the configuration's sync-wait, if it has one
 	// aside is set while one replica is being brought up to date and the others are
@@ -118,7 +120,7 @@ func (s *search) serve(ctx context.Context, conn transport, candidate replica.Ca
 		if quiet := a.silence(); quiet > 2*time.Second {
 			s.lost(candidate, noAnswer(quiet))
 		} else {
-			s.passed = append(s.passed, plain(candidate.String(), fmt.Errorf("not up to date within %v", wait)))
+			s.passed = append(s.passed, passedOver{candidate, fmt.Errorf("not up to date within %v", wait)})
 		}
 		return other.stream, nil
 	}
@@ -162,7 +164,8 @@ func (s *search) ask(ctx context.Context) (*stream, error) {
 	var behind []replica.Candidate
 	defer func() {
 		s.aside = false
-		s.putBack(behind...)
+		s.putBack(append(behind, s.failed...)...)
+		s.failed = nil
 	}()
 	for {
 		conn, candidate, err := s.reach(ctx)
@@ -195,23 +198,34 @@ func (s *search) fail(ctx context.Context, candidate replica.Candidate, err erro
 	switch {
 	case s.aside:
 		s.lost(candidate, err)
+		s.failed = append(s.failed, candidate)
 		return nil
 	case errors.As(err, &final):
 		return final.err
 	case errors.Is(err, sshclient.ErrIdentity):
 		return err
 	}
-	s.Cache.Failed(candidate.Addr)
-	placed := plain(candidate.String(), err)
-	if s.telling == nil || cluster.Hint(err) != "" || cluster.Hint(s.telling) == "" {
-		s.telling = placed
+	alike := errors.Is(err, sshclient.ErrAuth)
+	switch refused := (*refusedError)(nil); {
+	case alike:
+		// The others will most likely say the same. It is told once then, and is no
+		// fault of theirs.
+		s.refused = append(s.refused, candidate.Addr)
+		s.passed = append(s.passed, passedOver{candidate, err})
+	case errors.As(err, &refused):
+		// It knows no such repository, say: no reason to avoid it for others.
+	default:
+		s.Cache.Failed(candidate.Addr)
+	}
+	if s.telling == nil || cluster.Hint(err) != "" || cluster.Hint(s.telling.err) == "" {
+		s.telling = &placedError{candidate.String(), err}
 	}
 	next := s.next()
 	if next == nil {
 		return s.nobody()
 	}
-	if s.r.options.Verbosity >= 1 {
-		s.log.say("%v; trying %s", placed, next.Name)
+	if !alike {
+		s.tell(passedOver{candidate, err}, "trying "+next.Name)
 	}
 	return nil
 }
@@ -229,14 +243,18 @@ func (s *search) next() *replica.Candidate {
 
 // nobody is the error of a search that has nobody left to try.
 func (s *search) nobody() error {
-	switch {
-	case s.telling == nil:
+	if s.telling == nil {
 		return errors.New("no replica to try")
-	case len(s.all) == 1:
-		return s.telling
 	}
-	failure := fmt.Errorf("none of %d replicas can serve %s; %w", len(s.all), s.address, s.telling)
-	return cluster.WithHint(failure, cluster.Hint(s.telling))
+	telling := plain(s.telling.place, s.telling.err)
+	switch len(s.all) {
+	case 1:
+		return telling
+	case len(s.refused):
+		return plain(fmt.Sprintf("all %d replicas of %s", len(s.all), s.address), s.telling.err)
+	}
+	failure := fmt.Errorf("none of %d replicas can serve %s; %w", len(s.all), s.address, telling)
+	return cluster.WithHint(failure, cluster.Hint(telling))
 }
 
 // lost takes note of a candidate that was passed over because it did not do its
@@ -244,17 +262,39 @@ func (s *search) nobody() error {
 func (s *search) lost(candidate replica.Candidate, err error) {
 	s.Cache.Failed(candidate.Addr)
 	s.slow[candidate.Addr] = true
-	s.passed = append(s.passed, plain(candidate.String(), err))
+	s.passed = append(s.passed, passedOver{candidate, err})
+}
+
+// A passedOver is a candidate that does not serve, and why.
+type passedOver struct {
+	candidate replica.Candidate
+	err       error
+}
+
+// tell says why a candidate does not serve, and what is done instead. That somebody
+// may be listening in between is said to who wants silence, too, and with what to do.
+func (s *search) tell(p passedOver, instead string) {
+	placed := plain(p.candidate.String(), p.err)
+	alarm := errors.Is(p.err, sshclient.ErrHostKeyChanged) || errors.Is(p.err, sshclient.ErrHostKeyRevoked)
+	if s.r.options.Verbosity >= 1 || alarm {
+		s.log.say("%v; %s", placed, instead)
+	}
+	if alarm {
+		s.log.line("hint: " + cluster.Hint(placed))
+	}
 }
 
 func (s *search) tellPassed(found replica.Candidate) {
-	for _, err := range s.passed {
-		s.trace.say("%v", err)
-		if s.r.options.Verbosity >= 1 {
-			s.log.say("%v; using %s", err, found.Name)
+	for _, p := range s.passed {
+		if p.candidate.Addr != found.Addr { // it had a second turn
+			s.trace.say("%v: %v", p.candidate, p.err)
+			s.tell(p, "using "+found.Name)
 		}
 	}
-	s.passed = nil
+	for _, addr := range s.refused {
+		s.Cache.Failed(addr)
+	}
+	s.passed, s.refused = nil, nil
 }
 
 // putBack returns candidates to their places among those left. What was

@@ -53,6 +53,12 @@ func (s *stream) Wait() (int, error) {
 // Close ends the connection, and with it the service.
 func (s *stream) Close() error { return s.conn.Close() }
 
+// A refusedError is a service that has ended by itself, which is no fault of the
+// server's. It has told the person why.
+type refusedError struct{ status int }
+
+func (e *refusedError) Error() string { return fmt.Sprintf("exit status %d", e.status) }
+
 // awaitAnswer waits for the service's first byte while there are signs of life.
 func (s *stream) awaitAnswer(ctx context.Context, stderr *sign, alive func(), limit time.Duration) error {
 	service := s.service
@@ -76,8 +82,11 @@ func (s *stream) awaitAnswer(ctx context.Context, stderr *sign, alive func(), li
 		err = errors.New("connection lost")
 	}
 	if err == nil {
-		err = fmt.Errorf("exit status %d", status)
+		err = &refusedError{status}
 	}
-	return cluster.WithHint(fmt.Errorf("%s ended before it answered: %w", service, err),
-		"check the repository's name and whether you may use it")
+	hint := "check the repository's name and whether you may use it"
+	if errors.Is(err, errNotConnected) {
+		hint = "it has said why"
+	}
+	return cluster.WithHint(fmt.Errorf("%s ended before it answered: %w", service, err), hint)
 }

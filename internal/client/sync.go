@@ -50,7 +50,7 @@ const maxSyncAnswer = 256 << 10
 func (c *connector) sync(ctx context.Context, conn transport, r *request, a *attempt) (ours bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	limit := c.syncLimit(a)
+	limit := c.syncLimit(r, conn, a)
 	silent := time.AfterFunc(limit, func() {
 		cancel(fmt.Errorf("%w to %s for %v", sshclient.ErrTimeout, syncCommand, limit))
 		conn.Close() // it cannot be told to end the command either
@@ -75,7 +75,7 @@ func (c *connector) sync(ctx context.Context, conn transport, r *request, a *att
 		if a.candidate.Learned() && answer.Cluster != a.candidate.Cluster {
 			return true, errors.New("it is a node of another cluster now")
 		}
-		c.learn(a.candidate, answer)
+		c.learn(a.candidate, conn, answer)
 	}
 	switch {
 	case ours && answer.Error != "" && a.current:

@@ -9,15 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
-	"time"
-
-	"golang.org/x/crypto/ssh/agent"
 
 	"gitcluster/internal/config"
 	"gitcluster/internal/credential"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
+	"gitcluster/internal/sshclient"
+	"gitcluster/internal/sshconfig"
 )
 
 // oldestGit is the first that a node can use, and that the tests are run with.
@@ -96,7 +96,7 @@ func (d *Doctor) client(ctx context.Context) {
 		d.say(OK, "configuration", "%s, clusters: %s", path, strings.Join(d.Clusters, ", "))
 	}
 	if d.Client == nil {
-		d.keys(ctx)
+		d.keys()
 	}
 	d.device()
 	for _, name := range d.Clusters {
@@ -106,7 +106,7 @@ func (d *Doctor) client(ctx context.Context) {
 
 // keys looks for something to log in with. Whether a node accepts it is seen
 // when the node is asked.
-func (d *Doctor) keys(ctx context.Context) {
+func (d *Doctor) keys() {
 	if credential.AsDevice(d.Getenv) {
 		return
 	}
@@ -114,6 +114,7 @@ func (d *Doctor) keys(ctx context.Context) {
 	if err != nil {
 		return // reported already
 	}
+	seen := map[string]bool{}
 	usual := false
 	for _, name := range d.Clusters {
 		c := conf.Clusters[name]
@@ -124,34 +125,84 @@ func (d *Doctor) keys(ctx context.Context) {
 			usual = true
 			continue
 		}
-		d.keyFile(Fail, c.Identity)
-	}
-	if !usual {
-		return
-	}
-	found := 0
-	if socket := d.Getenv("SSH_AUTH_SOCK"); socket != "" {
-		n, err := agentKeys(ctx, socket)
-		if err != nil {
-			d.fault(Warn, "ssh agent", err, "start it, or unset SSH_AUTH_SOCK")
-		} else {
-			d.say(OK, "ssh agent", "holds %d keys", n)
+		if !seen[c.Identity] {
+			seen[c.Identity] = true
+			d.keyFile(Fail, c.Identity)
 		}
-		found += n
 	}
+	if usual {
+		d.usualKeys(conf, seen)
+	}
+}
+
+// usualKeys are those that ssh would use for the nodes: what ssh_config names, or else
+// the agent's and those at their usual places.
+func (d *Doctor) usualKeys(conf *config.Client, seen map[string]bool) {
 	home, err := os.UserHomeDir()
 	if err != nil {
 		return
 	}
-	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
-		path := filepath.Join(home, ".ssh", name)
-		if _, err := os.Stat(path); err == nil {
-			found++
-			d.keyFile(Warn, path)
+	places := []string{filepath.Join(home, ".ssh")}
+	agents := map[string]bool{}
+	found := 0
+	files := sshconfig.New(d.Getenv)
+	for _, name := range d.Clusters {
+		c := conf.Clusters[name]
+		if c == nil || c.Identity != "" {
+			continue
+		}
+		for _, n := range c.Nodes {
+			host, _, err := net.SplitHostPort(n.Addr())
+			if err != nil {
+				continue
+			}
+			h, err := files.Lookup(sshconfig.Target{Host: host, User: c.User, DefaultUser: config.DefaultUser})
+			if err != nil {
+				d.fault(Fail, "ssh configuration", err, "correct it")
+				return
+			}
+			if len(h.Beyond) > 0 {
+				return // ssh itself is run, and knows more ways
+			}
+			paths := h.IdentityFiles
+			if paths == nil {
+				for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa", "id_ed25519_sk", "id_ecdsa_sk"} {
+					paths = append(paths, filepath.Join(home, ".ssh", name))
+				}
+			} else {
+				places = append(places, paths...)
+			}
+			for _, path := range paths {
+				if _, err := os.Stat(path); err != nil {
+					continue
+				}
+				found++
+				if !seen[path] {
+					seen[path] = true
+					d.keyFile(Warn, path)
+				}
+			}
+			socket := h.IdentityAgent
+			if socket == "" {
+				socket = d.Getenv("SSH_AUTH_SOCK")
+			}
+			if socket == "" || socket == sshclient.AgentNone || agents[socket] {
+				continue
+			}
+			agents[socket] = true
+			held, err := sshclient.AgentKeys(socket, patience/2)
+			if err != nil {
+				d.fault(Warn, "ssh agent", err, "start it, or unset SSH_AUTH_SOCK")
+			} else {
+				d.say(OK, "ssh agent", "holds %d keys", held)
+			}
+			found += held
 		}
 	}
 	if found == 0 {
-		d.tell(Warn, "ssh keys", "make one with ssh-keygen -t ed25519, and give the .pub file to the cluster's operator", "there is neither an agent's key nor one in %s", filepath.Join(home, ".ssh"))
+		slices.Sort(places)
+		d.tell(Warn, "ssh keys", "make one with ssh-keygen -t ed25519, and give the .pub file to the cluster's operator",
+			"there is neither an agent's key nor one in %s", strings.Join(slices.Compact(places), ", "))
 	}
 }
 
@@ -166,18 +217,6 @@ func (d *Doctor) keyFile(level Level, path string) {
 	default:
 		d.say(OK, "ssh key", "%s", path)
 	}
-}
-
-func agentKeys(ctx context.Context, socket string) (int, error) {
-	dialer := net.Dialer{Timeout: patience / 2}
-	conn, err := dialer.DialContext(ctx, "unix", socket)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience / 2))
-	keys, err := agent.NewClient(conn).List()
-	return len(keys), err
 }
 
 // device looks at this machine's own identity, if it is asked for.

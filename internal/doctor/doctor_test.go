@@ -16,6 +16,7 @@ import (
 	"gitcluster/internal/admin"
 	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/config"
 	"gitcluster/internal/replica"
 	"gitcluster/internal/sshclient/sshtest"
 )
@@ -178,6 +179,39 @@ func TestAtLeast(t *testing.T) {
 	for version, want := range map[string]bool{"2.36.0": true, "2.35.9": false, "3.0": true, "1.99": false, "2.39.5 (Apple Git-154)": true, "2.40.0.windows.1": true, "next": true} {
 		if got := atLeast(version, 2, 36); got != want {
 			t.Errorf("%q: %v", version, got)
+		}
+	}
+}
+
+// The keys that are looked for are those that would be used.
+func TestKeys(t *testing.T) {
+	newWorld(t)
+	home := os.Getenv("HOME")
+	t.Setenv("SSH_AUTH_SOCK", "")
+	key, _ := sshtest.NewKeyFile(t, home, "mine", "")
+	conf := &config.Client{Clusters: map[string]*config.Cluster{"main": {Nodes: []config.Node{{Name: "n1", SSH: "n1.example:2222"}}}}}
+	if err := conf.Write(config.ClientPath()); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ ssh, want string }{
+		"none":             {"", "warn ssh keys: there is neither an agent's key nor one in " + filepath.Join(home, ".ssh")},
+		"named":            {"Host n1*\n  IdentityFile ~/mine", "ok ssh key: " + key},
+		"named, not there": {"IdentityFile ~/other", "neither an agent's key nor one in " + filepath.Join(home, ".ssh") + ", " + filepath.Join(home, "other")},
+		"another host's":   {"Host n2*\n  IdentityFile ~/mine", "warn ssh keys: "},
+		"an agent's":       {"IdentityAgent ~/nothing", "warn ssh agent: "},
+		"ssh's":            {"ProxyCommand x", ""},
+	} {
+		if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(home, ".ssh", "config"), []byte(c.ssh), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		d := &Doctor{Getenv: os.Getenv, Clusters: []string{"main"}, report: func(f Finding) { fmt.Fprintf(&b, "%s %s: %s\n", f.Level, f.Check, f.Found) }}
+		d.keys()
+		if got := b.String(); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }

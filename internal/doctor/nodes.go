@@ -50,7 +50,7 @@ func (d *Doctor) cluster(ctx context.Context, name string) {
 func (d *Doctor) visit(ctx context.Context, c replica.Candidate) (v visit) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer within %v", patience))
 	defer cancel()
-	conn, err := client.ConnectTo(ctx, c, d.unasked)
+	conn, err := client.ConnectTo(ctx, c, d.unasked, false)
 	if err != nil {
 		v.err = err
 		return v

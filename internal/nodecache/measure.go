@@ -10,8 +10,8 @@ const (
 	measureLife = 12 * time.Hour
 	// renewAfter keeps every run from writing what it already knew.
 	renewAfter   = 10 * time.Minute
-	enough       = 3 // samples
-	lookupLife   = 10 * time.Minute
+	enough       = 3         // samples
+	lookupLife   = time.Hour // no answer of the DNS is kept longer
 	maxServers   = 512
 	maxAnswers   = 64
 	stateFile    = "servers.json"
@@ -28,6 +28,7 @@ type Measure struct {
 	At       time.Time     `json:"at"`                   // when, the last time
 	Failures int           `json:"failures,omitempty"`   // in a row
 	Failed   time.Time     `json:"failed,omitzero"`      // the last of them
+	Foreign  time.Time     `json:"foreign,omitzero"`     // when it was found to be no node of a cluster
 }
 
 // Stale reports whether it is time to measure again: what was seen once may have
@@ -49,7 +50,7 @@ func (m Measure) AvoidUntil() time.Time {
 // A lookup is an answer of the DNS.
 type lookup struct {
 	Answers []string  `json:"answers"`
-	At      time.Time `json:"at"`
+	Until   time.Time `json:"until"`
 }
 
 // state is the file of all servers, by "host:port".
@@ -74,6 +75,9 @@ func (c *Cache) Measure(addr string) Measure {
 	}
 	if age := c.now().Sub(m.Failed); age < 0 || age > measureLife {
 		m.Failures = 0
+	}
+	if age := c.now().Sub(m.Foreign); age < 0 || age > measureLife {
+		m.Foreign = time.Time{}
 	}
 	return m
 }
@@ -123,6 +127,17 @@ func (c *Cache) Served(addr string) {
 	})
 }
 
+// NoNode notes that a server is no node of a cluster, of which it was asked. Later
+// runs need not ask for some hours: it costs such a server a process.
+func (c *Cache) NoNode(addr string) {
+	c.note(func(s *state) bool {
+		m := s.Servers[addr]
+		m.Foreign = c.now().UTC()
+		s.Servers[addr] = m
+		return true
+	})
+}
+
 // Lookup returns the DNS's last answer for a name, if it is fresh enough.
 func (c *Cache) Lookup(name string) (answers []string, ok bool) {
 	if c == nil {
@@ -131,17 +146,18 @@ func (c *Cache) Lookup(name string) (answers []string, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l, ok := c.state().Lookups[name]
-	if age := c.now().Sub(l.At); !ok || age < 0 || age > lookupLife {
+	if left := l.Until.Sub(c.now()); !ok || left <= 0 || left > lookupLife {
 		return nil, false
 	}
 	return slices.Clone(l.Answers), true
 }
 
-// LookedUp notes an answer of the DNS, which may be that there is nothing.
-func (c *Cache) LookedUp(name string, answers []string) {
+// LookedUp notes an answer of the DNS, which may be that there is nothing, and how
+// long to go by it.
+func (c *Cache) LookedUp(name string, answers []string, life time.Duration) {
 	answers = answers[:min(len(answers), maxAnswers)]
 	c.note(func(s *state) bool {
-		s.Lookups[name] = lookup{answers, c.now().UTC()}
+		s.Lookups[name] = lookup{answers, c.now().UTC().Add(life)}
 		return true
 	})
 }
@@ -202,10 +218,10 @@ func (c *Cache) load() *state {
 
 // trim drops what is out of date, and then what is oldest.
 func (s *state) trim(now time.Time) {
-	maps.DeleteFunc(s.Lookups, func(_ string, l lookup) bool { return now.Sub(l.At) > lookupLife })
+	maps.DeleteFunc(s.Lookups, func(_ string, l lookup) bool { return now.After(l.Until) })
 	maps.DeleteFunc(s.Servers, func(_ string, m Measure) bool { return now.Sub(m.last()) > measureLife })
 	for len(s.Lookups) > maxAnswers {
-		delete(s.Lookups, oldest(s.Lookups, func(l lookup) time.Time { return l.At }))
+		delete(s.Lookups, oldest(s.Lookups, func(l lookup) time.Time { return l.Until }))
 	}
 	for len(s.Servers) > maxServers {
 		delete(s.Servers, oldest(s.Servers, Measure.last))
@@ -213,10 +229,13 @@ func (s *state) trim(now time.Time) {
 }
 
 func (m Measure) last() time.Time {
-	if m.Failed.After(m.At) {
-		return m.Failed
+	last := m.At
+	for _, t := range []time.Time{m.Failed, m.Foreign} {
+		if t.After(last) {
+			last = t
+		}
 	}
-	return m.At
+	return last
 }
 
 func oldest[T any](all map[string]T, at func(T) time.Time) (name string) {

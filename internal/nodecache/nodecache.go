@@ -4,8 +4,8 @@
 //
 // Entry points: [Open]; [Cache.Nodes] and [Cache.Learn] for the nodes of a
 // cluster; [Cache.Measure] for what is
-// known of a server; [Cache.Heard], [Cache.Failed] and [Cache.Served] for what
-// was seen of it, and [Cache.Save] at the end.
+// known of a server; [Cache.Heard], [Cache.Failed], [Cache.Served] and
+// [Cache.NoNode] for what was seen of it, and [Cache.Save] at the end.
 //
 // It promises that any number of processes can use one directory at a time
 // without waiting for each other; that a reader sees a whole file or none; that
@@ -31,6 +31,8 @@ const (
 	maxFile  = 256 << 10
 	maxNodes = 256 // in a list
 	maxLists = 64
+	// maxVouchers bounds the servers that have confirmed one list.
+	maxVouchers = 32
 	// listLife is how long learned nodes are used without a word from a node that
 	// the user has named. A node that was thrown out of the cluster and still
 	// answers could otherwise vouch for itself for ever.
@@ -77,7 +79,12 @@ type learned struct {
 	Origin    string           `json:"origin"`
 	Confirmed time.Time        `json:"confirmed"` // by a node that the user has named
 	List      cluster.NodeList `json:"list"`
+	// Vouchers are the host keys of the named nodes that have confirmed it, by address.
+	Vouchers map[string]string `json:"vouchers,omitempty"`
 }
+
+// A Voucher is a server that the user has named, and by which host key it was known.
+type Voucher struct{ Addr, Key string }
 
 // Nodes returns the nodes learned under an origin: a text that names whom the
 // user trusts, and so whose word the list is.
@@ -100,13 +107,20 @@ func (c *Cache) learned(origin string) (l learned, ok bool) {
 }
 
 // Learn notes what a node has said of its cluster's nodes: their list, or nil
-// for "as you have it". named says that the user has named that node, and not
-// only another node; only such a one can begin a list or prolong its life.
-func (c *Cache) Learn(origin string, list *cluster.NodeList, named bool) {
+// for "as you have it". by is that node if the user has named it, and nil if only
+// another node has; only the former can begin a list or prolong its life. What was
+// heard from a named server that shows another host key now is forgotten: one of
+// the two was not it.
+func (c *Cache) Learn(origin string, list *cluster.NodeList, by *Voucher) {
 	if c == nil || list != nil && (list.Cluster == "" || len(list.Nodes) == 0 || len(list.Nodes) > maxNodes) {
 		return
 	}
 	l, known := c.learned(origin)
+	named := by != nil
+	if named && known && l.Vouchers[by.Addr] != "" && l.Vouchers[by.Addr] != by.Key {
+		os.Remove(filepath.Join(c.dir, listFile(origin)))
+		l, known = learned{}, false
+	}
 	switch {
 	case list == nil && (!known || !named || c.now().Sub(l.Confirmed) < confirmAfter):
 		return
@@ -118,6 +132,10 @@ func (c *Cache) Learn(origin string, list *cluster.NodeList, named bool) {
 	}
 	if named {
 		l.Confirmed = c.now().UTC()
+		if l.Vouchers == nil || len(l.Vouchers) >= maxVouchers {
+			l.Vouchers = map[string]string{}
+		}
+		l.Vouchers[by.Addr] = by.Key
 	}
 	l.Origin = origin
 	c.write(listFile(origin), l)

@@ -41,7 +41,11 @@ func TestLearn(t *testing.T) {
 		}
 	}
 	learn := func(l *cluster.NodeList, named bool) {
-		again(dir, now).Learn("cluster a", l, named)
+		var by *Voucher
+		if named {
+			by = &Voucher{"a:22", "key"}
+		}
+		again(dir, now).Learn("cluster a", l, by)
 	}
 	have("cluster a", nil)
 	learn(list("c1", "n2"), false) // a node that nobody trusted named
@@ -76,6 +80,27 @@ func TestLearn(t *testing.T) {
 	have("cluster a", nil)
 }
 
+// Who showed another key than the one that vouched was not the same server: one of
+// the two may have been somebody in between.
+func TestVouchers(t *testing.T) {
+	c := again(t.TempDir(), &clock{time.Now()})
+	c.Learn("o", list("c1", "evil"), &Voucher{"a:22", "false"})
+	c.Learn("o", nil, &Voucher{"b:22", "other"})
+	if _, ok := c.Nodes("o"); !ok {
+		t.Fatal("another named server took the list away")
+	}
+	c.Learn("o", nil, &Voucher{"a:22", "true"})
+	if got, ok := c.Nodes("o"); ok {
+		t.Fatalf("the list is still there: %+v", got)
+	}
+	c.Learn("o", list("c1", "n1"), &Voucher{"a:22", "true"})
+	c.Learn("o", list("c1", "n1", "n2"), nil)
+	c.Learn("o", list("c1", "n1", "n3"), &Voucher{"a:22", "true"})
+	if got, ok := c.Nodes("o"); !ok || len(got.Nodes) != 2 || got.Nodes[1].Name != "n3" {
+		t.Errorf("%+v, %v", got, ok)
+	}
+}
+
 // What others can have written, or what is no list, is not believed.
 func TestOnlyOwnFilesCount(t *testing.T) {
 	dir, now := t.TempDir(), &clock{time.Now()}
@@ -83,7 +108,7 @@ func TestOnlyOwnFilesCount(t *testing.T) {
 	fresh := func() {
 		t.Helper()
 		os.RemoveAll(path)
-		again(dir, now).Learn("o", list("c1", "n1"), true)
+		again(dir, now).Learn("o", list("c1", "n1"), &Voucher{})
 		if _, ok := again(dir, now).Nodes("o"); !ok {
 			t.Fatal("nothing was learned")
 		}
@@ -109,7 +134,7 @@ func TestOnlyOwnFilesCount(t *testing.T) {
 		},
 	} {
 		fresh()
-		again(dir, now).Learn("p", list("c9", "x"), true)
+		again(dir, now).Learn("p", list("c9", "x"), &Voucher{})
 		if err := spoil(); err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +198,10 @@ func TestMeasures(t *testing.T) {
 	now.forward(measureLife + time.Second)
 	is("a:1", 0, 0)
 
-	do(func(c *Cache) { c.LookedUp("example.com", []string{"x:1"}); c.LookedUp("none.org", nil) })
+	do(func(c *Cache) {
+		c.LookedUp("example.com", []string{"x:1"}, 10*time.Minute)
+		c.LookedUp("none.org", nil, 10*time.Minute)
+	})
 	if got, ok := again(dir, now).Lookup("example.com"); !ok || !reflect.DeepEqual(got, []string{"x:1"}) {
 		t.Errorf("lookup: %q, %v", got, ok)
 	}
@@ -191,7 +219,7 @@ func TestNothingGrowsWithoutBound(t *testing.T) {
 	c := again(dir, now)
 	for i := range maxServers + 100 {
 		c.Heard(fmt.Sprintf("h%d:22", i), time.Second)
-		c.LookedUp(fmt.Sprint("d", i), make([]string, 1000))
+		c.LookedUp(fmt.Sprint("d", i), make([]string, 1000), time.Minute)
 	}
 	c.Save()
 	s := again(dir, now).load()
@@ -199,14 +227,14 @@ func TestNothingGrowsWithoutBound(t *testing.T) {
 		t.Errorf("%d servers, %d lookups", len(s.Servers), len(s.Lookups))
 	}
 	for i := range maxLists + 20 {
-		c.Learn(fmt.Sprint("origin ", i), list("c", "n"), true)
+		c.Learn(fmt.Sprint("origin ", i), list("c", "n"), &Voucher{})
 	}
 	left := filepath.Join(dir, tempPrefix+"left")
 	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	now.forward(2 * tempLife)
-	c.Learn("the last", list("c", "n"), true)
+	c.Learn("the last", list("c", "n"), &Voucher{})
 	files, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(files) > maxLists+1 {
 		t.Errorf("%d files, %v", len(files), err)
@@ -222,7 +250,7 @@ func TestManyProcesses(t *testing.T) {
 	dir, now := t.TempDir(), &clock{time.Now()}
 	c := again(dir, now)
 	c.Heard("first:1", time.Second)
-	c.Learn("o", list("c1", "n0"), true)
+	c.Learn("o", list("c1", "n0"), &Voucher{})
 	c.Save()
 	var all sync.WaitGroup
 	for i := range 50 {
@@ -237,7 +265,7 @@ func TestManyProcesses(t *testing.T) {
 				}
 				c.Failed(fmt.Sprintf("h%d:%d", i, j))
 				c.Save()
-				c.Learn("o", list("c1", fmt.Sprint("n", i)), true)
+				c.Learn("o", list("c1", fmt.Sprint("n", i)), &Voucher{})
 			}
 		})
 	}
@@ -249,7 +277,7 @@ func TestManyProcesses(t *testing.T) {
 
 func TestNoCache(t *testing.T) {
 	var c *Cache
-	c.Learn("o", list("c", "n"), true)
+	c.Learn("o", list("c", "n"), &Voucher{})
 	c.Heard("a:1", 1)
 	c.Failed("a:1")
 	c.Save()
@@ -262,7 +290,7 @@ func TestNoCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = In(filepath.Join(file, "x"))
-	c.Learn("o", list("c", "n"), true)
+	c.Learn("o", list("c", "n"), &Voucher{})
 	c.Failed("a:1")
 	c.Save()
 	if _, ok := c.Nodes("o"); ok {

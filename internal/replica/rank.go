@@ -10,7 +10,7 @@ import (
 )
 
 // rank puts the best candidate first: one that has not just failed before one
-// that has; then of the own region before others; then by the time
+// that has; then by the DNS's priorities; then of the own region before others; then by the time
 // that its first word takes, as far as times differ in earnest. What is left is the order
 // in which the user, the DNS or the cluster named them. Hosts of an address go
 // before nodes that they only have told of: the user has named them for this
@@ -24,6 +24,7 @@ func rank(all []Candidate, hosts bool, now time.Time) {
 		return cmp.Or(
 			order(now.Before(a.AvoidUntil), now.Before(b.AvoidUntil)),
 			order(hosts && a.Learned(), hosts && b.Learned()),
+			cmp.Compare(a.Priority, b.Priority),
 			order(!a.Near, !b.Near),
 			cmp.Compare(distance(a, nearest), distance(b, nearest)),
 		)

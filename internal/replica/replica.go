@@ -44,6 +44,7 @@ type Candidate struct {
 	// cluster's nodes may be kept under that name.
 	Origin string
 
+	Priority   uint16        // by the DNS; lower goes first
 	Near       bool          // it is in the region of this machine
 	Answers    time.Duration // how long it takes to its first word; 0: not known
 	AvoidUntil time.Time     // it has failed, and is tried last until then
@@ -61,13 +62,20 @@ func (c Candidate) String() string {
 	return fmt.Sprintf("%s (%s)", c.Name, c.Addr)
 }
 
+// A Service is a server that the DNS names. One with a lower priority goes before
+// those with a higher, however near (RFC 2782).
+type Service struct {
+	address.Host
+	Priority uint16
+}
+
 // A Query is what to find replicas for, and what is known.
 type Query struct {
 	Address address.Address
 	Config  *config.Client // may be nil for an address that names hosts
 	Pin     string         // if not "", the name of the only candidate to use
 	// Services are servers that the DNS names for the address's host, best first.
-	Services []address.Host
+	Services []Service
 	// Nodes returns the nodes that were learned under an origin; may be nil.
 	Nodes func(origin string) (cluster.NodeList, bool)
 	// Measured returns how long a server takes to its first word, and until when it
@@ -122,9 +130,11 @@ func (q Query) fromConfig() (all []Candidate, region string, err error) {
 
 func (q Query) fromHosts() (all []Candidate) {
 	seen := map[string]bool{}
-	hosts := q.Address.Hosts
-	if len(q.Services) > 0 {
-		hosts = q.Services
+	hosts := q.Services
+	if len(hosts) == 0 {
+		for _, h := range q.Address.Hosts {
+			hosts = append(hosts, Service{Host: h})
+		}
 	}
 	for _, h := range hosts {
 		addr := h.Dial()
@@ -136,7 +146,7 @@ func (q Query) fromHosts() (all []Candidate) {
 		if k, n, ok := configured(q.Config, addr); ok {
 			c = candidate(k, n, q.Address.User)
 		}
-		c.Name, c.Origin = h.String(), "host "+addr
+		c.Name, c.Origin, c.Priority = h.String(), "host "+addr, h.Priority
 		all = append(all, c)
 	}
 	for _, named := range all {

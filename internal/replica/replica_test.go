@@ -141,10 +141,39 @@ func TestLearnedNodes(t *testing.T) {
 }
 
 func TestServicesOfTheDNS(t *testing.T) {
-	q := Query{Address: parse(t, "cluster://example.com/r"), Services: []address.Host{{Name: "n2.example.com", Port: 2222}, {Name: "n1.example.com", Port: 22}}}
-	got, err := Find(q)
-	if err != nil || len(got) != 2 || got[0].Addr != "n2.example.com:2222" || got[1].Addr != "n1.example.com:22" {
-		t.Errorf("%+v, %v", got, err)
+	q := Query{Address: parse(t, "cluster://example.com/r"), Services: []Service{
+		{address.Host{Name: "n2.example.com", Port: 2222}, 10}, {address.Host{Name: "n1.example.com", Port: 22}, 10}, {address.Host{Name: "n3.example.com", Port: 22}, 20},
+	}}
+	order := func() (names string) {
+		t.Helper()
+		got, err := Find(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range got {
+			names += c.Addr + " "
+		}
+		return names
+	}
+	if got := order(); got != "n2.example.com:2222 n1.example.com:22 n3.example.com:22 " {
+		t.Error(got)
+	}
+	// Among those of one priority the near one, and a backup only when they have failed.
+	q.Now = time.Now()
+	away := time.Time{}
+	q.Measured = func(addr string) (time.Duration, time.Time) {
+		times := map[string]time.Duration{"n1.example.com:22": time.Millisecond, "n2.example.com:2222": time.Second, "n3.example.com:22": time.Millisecond}
+		if addr == "n3.example.com:22" {
+			return times[addr], time.Time{}
+		}
+		return times[addr], away
+	}
+	if got := order(); got != "n1.example.com:22 n2.example.com:2222 n3.example.com:22 " {
+		t.Error(got)
+	}
+	away = q.Now.Add(time.Minute)
+	if got := order(); got != "n3.example.com:22 n1.example.com:22 n2.example.com:2222 " {
+		t.Error(got)
 	}
 }
 

@@ -27,8 +27,9 @@ import (
 
 // A Seed is where to look for a first node of a cluster.
 type Seed struct {
-	User  string // "" for the usual one
-	Hosts []address.Host
+	User     string // "" for the usual one
+	Identity string // private key file to log in with; "" for the usual ones
+	Hosts    []address.Host
 }
 
 // nodePort is where a node listens unless it was told otherwise.
@@ -59,23 +60,35 @@ type Server struct {
 	User     string // "" for the usual one
 	Identity string // private key file to log in with; "" for the usual ones
 	Host     address.Host
-	Key      ssh.PublicKey
+	Key      ssh.PublicKey // nil if Program checks it
+	Program  error         // why another SSH program connects; nil if none does
+	nodes    *client.Nodes // what it has said; with Program
 }
 
-// Reach finds the first of the seed's servers that speaks SSH.
+// Reach finds the first of the seed's servers that speaks SSH. Where another program
+// connects, that means to log in: the program has checked the host key then, by what
+// it knows or by asking.
 func (s Seed) Reach(ctx context.Context, getenv func(string) string) (Server, error) {
 	var told []string
 	for _, h := range s.Hosts {
-		server := Server{User: s.User, Host: h}
+		server := Server{User: s.User, Identity: s.Identity, Host: h}
 		key, err := client.HostKey(ctx, server.candidate(), getenv)
 		if err == nil {
 			server.Key = key
 			return server, nil
 		}
+		if errors.Is(err, client.ErrProgram) {
+			server.Program = err
+			var nodes client.Nodes
+			if nodes, err = server.ask(ctx, getenv); err == nil {
+				server.nodes = &nodes
+				return server, nil
+			}
+		}
 		if cause := context.Cause(ctx); cause != nil {
 			return Server{}, cause
 		}
-		told = append(told, err.Error())
+		told = append(told, fmt.Sprintf("%s: %v", h, strings.TrimPrefix(err.Error(), h.Dial()+": ")))
 	}
 	return Server{}, cluster.WithHint(fmt.Errorf("no node answers: %s", strings.Join(told, "; ")),
 		"name the port by which nodes are reached: host:port")
@@ -95,7 +108,14 @@ func (s Server) Fingerprint() string { return ssh.FingerprintSHA256(s.Key) }
 
 // Learn logs in as the helper would and asks for the nodes.
 func (s Server) Learn(ctx context.Context, getenv func(string) string) (client.Nodes, error) {
-	conn, err := client.ConnectTo(ctx, s.candidate(), getenv)
+	if s.nodes != nil {
+		return *s.nodes, nil
+	}
+	return s.ask(ctx, getenv)
+}
+
+func (s Server) ask(ctx context.Context, getenv func(string) string) (client.Nodes, error) {
+	conn, err := client.ConnectTo(ctx, s.candidate(), getenv, false)
 	if err != nil {
 		return client.Nodes{}, err
 	}
@@ -121,7 +141,11 @@ func (s Server) Cluster(n client.Nodes, region string) (*config.Cluster, error) 
 		entry := config.Node{Name: string(node.Name), SSH: host.String(), HostKey: line(key)}
 		if node.Name == n.Node {
 			met = true
-			if entry.HostKey != line(s.Key) {
+			if s.Key == nil {
+				// The way there is known to the program that connects, and so is the key
+				// at its end.
+				entry.SSH, entry.HostKey = s.Host.String(), ""
+			} else if entry.HostKey != line(s.Key) {
 				// Another SSH server stands before the node. It is the one that was
 				// seen to work, and whose key was confirmed.
 				entry.SSH, entry.HostKey = s.Host.String(), line(s.Key)

@@ -209,8 +209,16 @@ func (sh *Shell) fail(s *session.Session, err error) int {
 	if hint := cluster.Hint(err); hint != "" {
 		fmt.Fprintf(s.Stderr, "# hint: %s\n", hint)
 	}
+	if retryable(err) {
+		return statusRetry
+	}
 	return 1
 }
+
+// statusRetry is the exit status of a command for which another node may do better:
+// EX_TEMPFAIL of sysexits.h. It is for clients that do not ask in terms of
+// [SyncCommand].
+const statusRetry = 75
 
 func clip(s string) string {
 	if len(s) > 60 {

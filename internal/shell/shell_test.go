@@ -219,8 +219,11 @@ func TestFailSaysTheHintApart(t *testing.T) {
 	sh, _ := newShell(t)
 	var errs bytes.Buffer
 	status := sh.fail(&session.Session{Stderr: &errs}, cluster.WithHint(cluster.ErrFenced, "repair it"))
-	if status != 1 || errs.String() != "# replica is fenced\n# hint: repair it\n" {
+	if status != statusRetry || errs.String() != "# replica is fenced\n# hint: repair it\n" {
 		t.Errorf("status %d, %q", status, &errs)
+	}
+	if status := sh.fail(&session.Session{Stderr: &errs}, cluster.ErrDenied); status != 1 {
+		t.Errorf("what no other node does better: status %d", status)
 	}
 	for err, want := range map[error]bool{cluster.ErrUnavailable: true, cluster.ErrNoReplica: true, cluster.ErrFenced: true, cluster.ErrStopping: true, cluster.ErrDenied: false, cluster.ErrNotFound: false, cluster.ErrBadRepoName: false, &gitexec.ExitError{Status: 1}: false, errors.New("x"): false} {
 		if retryable(err) != want {
