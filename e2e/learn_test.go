@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,7 +94,7 @@ func TestDeadConnection(t *testing.T) {
 	for what, cut := range map[string]bool{"cut": true, "silent": false} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			p := newPlace(t, c, nil, 0)
+			p := newPlace(t, c, 0)
 			after(1<<20, cut)(t, p, c.Nodes[0])
 			r, _, trace := p.git("", "clone", "-q", "cluster::choice/dead", filepath.Join(p.dir, "clone"))
 			if r.Err() == nil || r.Took > 30*time.Second || !strings.Contains(r.Stderr, "git-remote-cluster: node1 (") ||
@@ -101,6 +102,40 @@ func TestDeadConnection(t *testing.T) {
 				t.Errorf("after %v: %q\n%s", r.Took, r.Stderr, trace)
 			}
 		})
+	}
+}
+
+// TestDeadConnectionOfAPush loses the answer to a push: whether it was accepted is
+// not known, and pushing again is safe.
+func TestDeadConnectionOfAPush(t *testing.T) {
+	t.Parallel()
+	c := sharedCluster(t)
+	work := newWork(t, c.Admin)
+	grow(t, c, work, 98)
+	p := newPlace(t, c, 0)
+	near := p.links["node1"]
+	var broken sync.WaitGroup
+	broken.Go(func() {
+		clustertest.Await(t, 30*time.Second, func() string {
+			if sent := near.sent.Load(); sent < 16<<20 {
+				return fmt.Sprintf("only %d bytes have been pushed", sent)
+			}
+			return ""
+		})
+		near.cut.Store(true)
+		near.limit.Store(0)
+	})
+	r, _, trace := p.git(work, "push", "-q", "cluster::choice/deadpush", "main")
+	broken.Wait()
+	if r.Err() == nil || strings.Count(r.Stderr, "it is safe to push again: what was accepted is then already there") != 1 {
+		t.Errorf("%v, %q\n%s", r.Err(), r.Stderr, trace)
+	}
+	near.limit.Store(-1)
+	if r, _, trace := p.git(work, "push", "-q", "cluster::choice/deadpush", "main"); r.Err() != nil {
+		t.Errorf("again: %v\n%s", r.Err(), trace)
+	}
+	if head := c.Admin.Git(t, work, "rev-parse", "main"); !strings.HasPrefix(c.Admin.Git(t, work, "ls-remote", "cluster::choice/deadpush", "main"), head) {
+		t.Error("what was pushed twice is not there")
 	}
 }
 

@@ -18,6 +18,7 @@ type link struct {
 	// what becomes of what the server says from now on:
 	limit atomic.Int64 // bytes of one connection that pass; <0: all
 	cut   atomic.Bool  // after them the connection is closed; else it stalls
+	sent  atomic.Int64 // bytes that clients have sent
 
 	listener net.Listener
 	work     sync.WaitGroup
@@ -193,6 +194,9 @@ func (l *link) pass(to, from net.Conn, limited bool) {
 			return
 		}
 		n, err := to.Write(p.data)
+		if !limited {
+			l.sent.Add(int64(n))
+		}
 		if passed += int64(n); err != nil {
 			from.Close()
 		}
