@@ -79,6 +79,10 @@ type Options struct {
 	// CopyBound is how long a small push waits for its copies before it is refused;
 	// 0 means ten seconds. One that may do with fewer waits a third of it.
 	CopyBound time.Duration
+	// Silence is how long a peer from which objects are fetched may send nothing; 0
+	// means twenty seconds. Before its first byte it has three times as long, and
+	// longer when that was too short.
+	Silence time.Duration
 	// Keep is how many entries of a repository the journal keeps; 0 means ten
 	// thousand.
 	Keep int
@@ -117,6 +121,9 @@ func New(o Options) *Engine {
 	}
 	if o.CopyBound == 0 {
 		o.CopyBound = 10 * time.Second
+	}
+	if o.Silence == 0 {
+		o.Silence = 20 * time.Second
 	}
 	if o.Keep == 0 {
 		o.Keep = 10_000

@@ -28,9 +28,9 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 		return err
 	}
 	var failures []error
-	for _, device := range e.sources(newest) {
+	for _, device := range r.talking(e.sources(newest)) {
 		tell(fmt.Sprintf("Synchronizing from %q (version %d → %d)…", device, from.Version, head.Version))
-		err := e.fetch(ctx, r.repo, device, wants, haves)
+		err := e.fetch(ctx, r, r.repo, device, wants, haves)
 		if err == nil {
 			return nil
 		}
@@ -41,15 +41,6 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 	}
 	err := fmt.Errorf("version %d of repository %s is on %q, and no replica that has it answers: %w", newest.Version, r.id, newest.Device, errors.Join(append(failures, cluster.ErrNoReplica)...))
 	return cluster.WithHint(err, fmt.Sprintf("start %q again, or wait until it can be reached", newest.Device))
-}
-
-func (e *Engine) fetch(ctx context.Context, repo *repository.Repository, device cluster.DeviceName, wants, haves []cluster.OID) error {
-	pack, err := e.Peers.Pack(ctx, device, repo.ID, wants, haves)
-	if err != nil {
-		return err
-	}
-	defer pack.Close()
-	return repo.ReadPack(ctx, pack, wants, haves)
 }
 
 // sources lists the nodes to fetch from: those that the newest entry names, then

@@ -19,10 +19,12 @@ type replica struct {
 	// position change; commits and catch-ups take turns on it. It is a channel so that
 	// who waits can leave.
 	apply chan struct{}
-	repo  *repository.Repository              // guarded by apply
-	table *repository.RefTable                // guarded by apply; nil: to be read from disk
-	shown journal.Head                        // guarded by apply; the head whose refs the table holds
-	known atomic.Pointer[repository.RefTable] // the table last found to be the journal's, for those who do not hold apply
+	repo  *repository.Repository // guarded by apply
+	table *repository.RefTable   // guarded by apply; nil: to be read from disk
+	shown journal.Head           // guarded by apply; the head whose refs the table holds
+	// silences is how often in a row a peer has sent nothing in time; guarded by apply
+	silences map[cluster.DeviceName]int
+	known    atomic.Pointer[repository.RefTable] // the table last found to be the journal's, for those who do not hold apply
 
 	keep       sync.Mutex                // held while objects are removed; never taken before apply
 	pledged    map[cluster.OID]time.Time // what must stay, and until when; guarded by keep

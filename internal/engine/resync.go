@@ -177,8 +177,8 @@ func (e *Engine) refsAt(ctx context.Context, r *replica, record cluster.Repo, he
 		}
 	}
 	var failures []error
-	for _, device := range e.Peers.Nearest() {
-		at, table, err := e.Peers.Refs(ctx, device, record.ID)
+	for _, device := range r.talking(e.Peers.Nearest()) {
+		at, table, err := e.peerRefs(ctx, r, device)
 		switch {
 		case err != nil:
 		case at.Epoch != head.Epoch || at.Version+1 < head.Oldest || at.Version > head.Version:
@@ -310,9 +310,9 @@ func (e *Engine) fetchAll(ctx context.Context, r *replica, wanted *repository.Re
 		return err
 	}
 	var failures []error
-	for _, device := range e.Peers.Nearest() {
+	for _, device := range r.talking(e.Peers.Nearest()) {
 		tell(fmt.Sprintf("Synchronizing from %q…", device))
-		err := e.fetch(ctx, r.repo, device, wants, nil)
+		err := e.fetch(ctx, r, r.repo, device, wants, nil)
 		if err == nil {
 			return nil
 		}

@@ -41,26 +41,38 @@ type Peers struct {
 	signer    ssh.Signer
 	directory func() *access.Directory
 
+	ctx   context.Context // of all connections
+	close context.CancelFunc
 	mu    sync.Mutex
 	links map[cluster.DeviceName]*link
 }
 
 // A link is the connection to one node and what is known of how it does.
 type link struct {
-	dialing sync.Mutex // one connection attempt at a time
-	conn    *sshclient.Conn
-	addr    string
-	took    time.Duration // of the last connection attempt
-	failed  time.Time     // when the node last did not answer
+	conn   *sshclient.Conn
+	addr   string
+	dial   *dial         // what goes on; nil if nothing does
+	took   time.Duration // of the last connection attempt
+	failed time.Time     // when the node last did not answer
+}
+
+// A dial is one connection attempt, for all who need the connection.
+type dial struct {
+	addr string
+	done chan struct{} // closed when conn or err is there
+	conn *sshclient.Conn
+	err  error
 }
 
 // New returns the peers of the node self.
 func New(self cluster.DeviceName, region string, signer ssh.Signer, directory func() *access.Directory) *Peers {
-	return &Peers{self: self, region: region, signer: signer, directory: directory, links: map[cluster.DeviceName]*link{}}
+	ctx, stop := context.WithCancel(context.Background())
+	return &Peers{self: self, region: region, signer: signer, directory: directory, ctx: ctx, close: stop, links: map[cluster.DeviceName]*link{}}
 }
 
 // Close ends all connections.
 func (p *Peers) Close() {
+	p.close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, l := range p.links {
@@ -179,36 +191,62 @@ func (p *Peers) connect(ctx context.Context, name cluster.DeviceName) (*sshclien
 		l = &link{}
 		p.links[name] = l
 	}
-	p.mu.Unlock()
-	l.dialing.Lock()
-	defer l.dialing.Unlock()
-	p.mu.Lock()
-	conn, addr := l.conn, l.addr
-	p.mu.Unlock()
-	if conn != nil && addr == device.SSH {
+	if l.conn != nil && l.addr == device.SSH {
 		select {
-		case <-conn.Done():
+		case <-l.conn.Done():
 		default:
-			return conn, nil
+			defer p.mu.Unlock()
+			return l.conn, nil
 		}
 	}
-	if conn != nil {
-		conn.Close()
+	d := l.dial
+	if d == nil || d.addr != device.SSH {
+		d = &dial{addr: device.SSH, done: make(chan struct{})}
+		l.dial = d
+		go p.dial(l, d, key)
 	}
+	p.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.conn, d.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// dial connects. It goes on when whoever needed it first has left: others wait
+// for it, too.
+func (p *Peers) dial(l *link, d *dial, key ssh.PublicKey) {
 	start := time.Now()
-	conn, err = sshclient.Dial(ctx, sshclient.Options{
-		Addr: device.SSH, User: "git", Signers: []ssh.Signer{p.signer}, HostKey: key,
+	conn, err := sshclient.Dial(p.ctx, sshclient.Options{
+		Addr: d.addr, User: "git", Signers: []ssh.Signer{p.signer}, HostKey: key,
 		ConnectTimeout: 3 * time.Second, HandshakeTimeout: 5 * time.Second, KeepAlive: 5 * time.Second, Version: "gitcluster_node",
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.conn, l.addr, l.took = conn, device.SSH, time.Since(start)
-	if err != nil {
-		l.conn, l.failed = nil, time.Now()
-		return nil, err
+	defer close(d.done)
+	switch {
+	case err != nil:
+	case p.ctx.Err() != nil:
+		conn.Close()
+		err = context.Cause(p.ctx)
+	case l.dial != d:
+		conn.Close()
+		err = fmt.Errorf("the node is no longer at %s", d.addr)
+	default:
+		d.conn = conn
 	}
-	l.failed = time.Time{}
-	return conn, nil
+	d.err = err
+	if l.dial != d {
+		return
+	}
+	if l.conn != nil {
+		l.conn.Close()
+	}
+	l.dial, l.conn, l.addr, l.took, l.failed = nil, d.conn, d.addr, time.Since(start), time.Time{}
+	if err != nil {
+		l.failed = time.Now()
+	}
 }
 
 // drop gives up a connection on which a command could not be started.
