@@ -18,9 +18,10 @@ type Position struct {
 	Digest  Digest  `json:"digest"`
 }
 
-// Reached reports whether a replica at p shows everything up to q.
+// Reached reports whether a replica at p shows everything up to q. Of one version
+// there is one set of refs: another is that of a journal that has been put back.
 func (p Position) Reached(q Position) bool {
-	return p.Epoch == q.Epoch && p.Version >= q.Version
+	return p.Epoch == q.Epoch && (p.Version > q.Version || p.Version == q.Version && p.Digest == q.Digest)
 }
 
 func (p Position) String() string {

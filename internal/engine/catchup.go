@@ -27,7 +27,7 @@ func (e *Engine) reach(ctx context.Context, r *replica, head journal.Head, tell 
 		case r.fenced != nil:
 			defer r.mu.Unlock()
 			return r.fenced
-		case r.loaded && r.applied.Reached(head.Position):
+		case r.loaded && r.putBack == "" && r.applied.Reached(head.Position):
 			r.mu.Unlock()
 			return nil
 		}
@@ -117,6 +117,9 @@ func (e *Engine) catchUp(ctx context.Context, r *replica, tell func(string)) err
 		return r.fence()
 	}
 	for attempt := 0; ; attempt++ {
+		if why := r.hasBeenPutBack(); why != "" {
+			return e.resyncFor(ctx, r, tell, "%s", why)
+		}
 		r.mu.Lock()
 		head, applied, loaded := r.head, r.applied, r.loaded
 		r.mu.Unlock()
@@ -229,6 +232,11 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 	case from.Version > head.Version:
 		return e.resyncFor(ctx, r, tell, "it shows version %d and the journal ends at %d", from.Version, head.Version)
 	}
+	if other, err := e.another(ctx, r, from, head); err != nil {
+		return err
+	} else if other {
+		return e.resyncFor(ctx, r, tell, "the version %d that it shows is another in the journal", from.Version)
+	}
 	start := time.Now()
 	missed, err := e.readMissed(ctx, r, from.Version, head.Version)
 	if errors.Is(err, journal.ErrTrimmed) {
@@ -275,6 +283,23 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 		e.Log.Info("caught up", "repo", r.id, "from", from.Version, "to", head.Version, "refs", len(updates), "took", time.Since(start).Round(time.Microsecond))
 	}
 	return nil
+}
+
+// another reports whether the journal has another entry of the version that the disk
+// showed when it was loaded: then it was put back to an earlier state while this node
+// was away, and has grown since.
+func (e *Engine) another(ctx context.Context, r *replica, from cluster.Position, head journal.Head) (bool, error) {
+	switch {
+	case r.isLoaded(), from.Version == 0, from.Version < head.Oldest: // compared before, or nothing to compare with
+		return false, nil
+	case from.Version == head.Version:
+		return from.Digest != head.Digest, nil
+	}
+	entries, err := e.Journal.Newest(ctx, r.id, from.Version+1, 1)
+	if err != nil || len(entries) == 0 || entries[0].Version != from.Version {
+		return false, err
+	}
+	return entries[0].Position() != from, nil
 }
 
 func (e *Engine) resyncFor(ctx context.Context, r *replica, tell func(string), format string, a ...any) error {

@@ -232,7 +232,7 @@ func (e *Engine) commit(r *replica, waiting []*pending) {
 // current makes sure that the table is loaded and at the head last heard of.
 func (e *Engine) current(r *replica) error {
 	r.mu.Lock()
-	known := r.loaded && r.applied.Reached(r.head.Position)
+	known := r.loaded && r.putBack == "" && r.applied.Reached(r.head.Position)
 	if r.head.Position == r.shown.Position {
 		r.shown = r.head // trimming changes the record and nothing else
 	}

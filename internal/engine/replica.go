@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,9 +35,12 @@ type replica struct {
 	mu        sync.Mutex
 	doubt     *string      // why the disk is not to be trusted, or ""; nil: not looked up yet
 	head      journal.Head // the newest head this node has heard of
+	noted     time.Time    // when it has
 	applied   cluster.Position
-	loaded    bool  // applied and the disk were compared with the journal
-	fenced    error // why nothing may be read or written here
+	appliedAt time.Time // when applied became known: the journal had it by then
+	putBack   string    // why the journal must have been put back to an earlier state since; ""
+	loaded    bool      // applied and the disk were compared with the journal
+	fenced    error     // why nothing may be read or written here
 	flight    *flight
 	queue     []*pending // pushes that wait for their turn
 	following bool       // a background task brings it to the head
@@ -73,20 +77,46 @@ func (r *replica) fence() error {
 	return r.fenced
 }
 
-// noteHead remembers the newest head heard of.
+// noteHead remembers the newest head heard of. A journal that was asked after it had
+// what this replica shows, and has it no more, was put back to an earlier state, by
+// somebody who restored a backup of it: then its word counts and not this disk's.
 func (r *replica) noteHead(h journal.Head) journal.Head {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if h.Epoch > r.head.Epoch || h.Epoch == r.head.Epoch && h.Version >= r.head.Version {
-		r.head = h
+	switch {
+	case r.loaded && h.Asked.After(r.appliedAt) && h.Epoch == r.applied.Epoch && !h.Reached(r.applied):
+		r.putBack = fmt.Sprintf("it shows version %d, and the journal, which had that, ends at %d", r.applied.Version, h.Version)
+		if h.Version == r.applied.Version {
+			r.putBack = fmt.Sprintf("the version %d that it shows is another in the journal now", h.Version)
+		}
+		r.head, r.noted = h, time.Now()
+	case h.Epoch > r.head.Epoch, h.Epoch == r.head.Epoch && h.Version >= r.head.Version:
+		r.head, r.noted = h, time.Now()
 	}
 	return r.head
 }
 
+// replaceHead is noteHead for a head that was asked for and counts whatever was heard
+// of before.
+func (r *replica) replaceHead(h journal.Head) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.head.Epoch != h.Epoch || r.head.Version <= h.Version || r.noted.Before(h.Asked) {
+		r.head, r.noted = h, time.Now()
+	}
+}
+
+// setApplied notes what the replica shows, by the journal's word.
 func (r *replica) setApplied(p cluster.Position) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.applied, r.loaded = p, true
+	r.applied, r.appliedAt, r.loaded = p, time.Now(), true
+}
+
+func (r *replica) hasBeenPutBack() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.putBack
 }
 
 // A flight is one catch-up that any number of readers wait for.

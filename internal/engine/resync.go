@@ -130,12 +130,9 @@ func (e *Engine) resync(ctx context.Context, r *replica, why string, tell func(s
 		refs = append(refs, u.Ref)
 	}
 	r.mu.Lock()
-	r.fenced, r.applied, r.loaded = nil, cluster.Position{}, false
-	if r.head.Epoch != head.Epoch {
-		r.head = head
-	}
+	r.fenced, r.applied, r.loaded, r.putBack = nil, cluster.Position{}, false, ""
 	r.mu.Unlock()
-	r.noteHead(head)
+	r.replaceHead(head)
 	if err := e.finish(r, head.Position, refs); err != nil {
 		return nil, err
 	}

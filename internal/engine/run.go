@@ -90,7 +90,7 @@ func (r *replica) followed(err error) bool {
 // position tells; a replica not looked at yet is compared when it is first read.
 func (e *Engine) at(r *replica, head journal.Head) bool {
 	if r.isLoaded() {
-		return r.position().Reached(head.Position)
+		return r.hasBeenPutBack() == "" && r.position().Reached(head.Position)
 	}
 	local, err := e.Store.Open(r.id)
 	if err != nil {

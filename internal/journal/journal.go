@@ -63,6 +63,10 @@ type Head struct {
 	// when that entry is trimmed.
 	GivenUp cluster.Version `json:"given_up,omitempty"`
 
+	// Asked is when the journal was asked for it: nothing that was appended before is
+	// missing in it. Zero for a head that a watch has told of.
+	Asked time.Time `json:"-"`
+
 	rev int64 // etcd's modification revision of the key
 }
 
@@ -100,7 +104,8 @@ func chunkKey(id cluster.RepoID, chunk string, n int) string {
 // Lookup finds a repository by name, with its head, in one linearizable read.
 // A name nobody has is [cluster.ErrNotFound].
 func (j *Journal) Lookup(ctx context.Context, name cluster.RepoName) (_ cluster.Repo, _ Head, err error) {
-	defer j.observe("lookup", time.Now(), &err)
+	asked := time.Now()
+	defer j.observe("lookup", asked, &err)
 	guess, _ := j.ids.Load(name)
 	id, _ := guess.(cluster.RepoID)
 	for range 3 {
@@ -124,6 +129,7 @@ func (j *Journal) Lookup(ctx context.Context, name cluster.RepoName) (_ cluster.
 			if err != nil {
 				return cluster.Repo{}, Head{}, fmt.Errorf("repository %q: %w", name, err)
 			}
+			head.Asked = asked
 			return repo, head, nil
 		}
 		id = found
@@ -139,6 +145,7 @@ func (j *Journal) observe(operation string, start time.Time, err *error) {
 
 // LookupID is Lookup by id.
 func (j *Journal) LookupID(ctx context.Context, id cluster.RepoID) (cluster.Repo, Head, error) {
+	asked := time.Now()
 	r, err := j.getAll(ctx, clientv3.OpGet(keyRepo+string(id)), clientv3.OpGet(keyHead+string(id)))
 	if err != nil {
 		return cluster.Repo{}, Head{}, err
@@ -147,6 +154,7 @@ func (j *Journal) LookupID(ctx context.Context, id cluster.RepoID) (cluster.Repo
 	if err != nil {
 		return repo, head, fmt.Errorf("repository %s: %w", id, err)
 	}
+	head.Asked = asked
 	return repo, head, nil
 }
 
