@@ -428,7 +428,14 @@ func (r *Repository) Discard(packs []string) error {
 	return r.Reclaim(packs)
 }
 
-// WriteCommitGraph writes what lets Git walk history fast.
+// WriteCommitGraph writes what lets Git walk history fast. Nobody else may be
+// writing it: what a process that was killed has left of it is removed.
 func (r *Repository) WriteCommitGraph(ctx context.Context) error {
+	info := filepath.Join(r.Dir, "objects", "info")
+	for _, dir := range []string{info, filepath.Join(info, "commit-graphs")} {
+		if err := removeMatching(dir, leftovers(r.Dir)[dir]...); err != nil {
+			return err
+		}
+	}
 	return r.run.Run(ctx, gitcmd.CommitGraph(r.Dir), gitexec.IO{})
 }

@@ -243,6 +243,14 @@ func TestOrphans(t *testing.T) {
 	if n, err := w.RemoveOrphans(3 * time.Hour); err != nil || n != 0 {
 		t.Errorf("%d of no age were removed, %v", n, err)
 	}
+	// The clock says that they are old enough; but they were not there an hour ago.
+	if n, err := w.RemoveOrphans(time.Hour); err != nil || n != 0 {
+		t.Errorf("%d were removed by the clock alone, %v", n, err)
+	}
+	w.seen.Range(func(path, first any) bool {
+		w.seen.Store(path, first.(time.Time).Add(-time.Hour))
+		return true
+	})
 	if n, err := w.RemoveOrphans(time.Hour); err != nil || n != 3 {
 		t.Errorf("%d were removed, %v", n, err)
 	}

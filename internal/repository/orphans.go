@@ -11,11 +11,12 @@ import (
 	"time"
 )
 
-// RemoveOrphans removes what killed processes left among the objects and nobody
-// has written to for an age.
+// RemoveOrphans removes what killed processes left among the objects, has been there
+// for an age and was not written to for as long. By the clock alone it would take what
+// is being written for old when the clock is set forward.
 func (r *Repository) RemoveOrphans(age time.Duration) (n int, err error) {
 	before := time.Now().Add(-age)
-	if err := r.releasePacks(before); err != nil {
+	if err := r.releasePacks(age, before); err != nil {
 		return 0, err
 	}
 	for dir, prefixes := range leftovers(r.Dir) {
@@ -25,21 +26,30 @@ func (r *Repository) RemoveOrphans(age time.Duration) (n int, err error) {
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
-			if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) || writtenSince(path, before) {
+			if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) || !r.old(path, age) || writtenSince(path, before) {
 				continue
 			}
+			r.seen.Delete(path)
 			if err := os.RemoveAll(path); err != nil {
 				return n, err
 			}
 			n++
 		}
 	}
+	r.seen.Range(func(path, _ any) bool {
+		if path := path.(string); strings.HasPrefix(path, r.Dir+string(filepath.Separator)) {
+			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+				r.seen.Delete(path)
+			}
+		}
+		return true
+	})
 	return n, nil
 }
 
 // releasePacks removes the marks by which a receive-pack keeps its pack while it
 // runs, where one was killed.
-func (r *Repository) releasePacks(before time.Time) error {
+func (r *Repository) releasePacks(age time.Duration, before time.Time) error {
 	entries, err := os.ReadDir(r.packDir())
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -49,9 +59,10 @@ func (r *Repository) releasePacks(before time.Time) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(r.packDir(), e.Name())
-		if !strings.HasSuffix(e.Name(), ".keep") || writtenSince(path, before) {
+		if !strings.HasSuffix(e.Name(), ".keep") || !r.old(path, age) || writtenSince(path, before) {
 			continue
 		}
+		r.seen.Delete(path)
 		// An operator's own says something else, or nothing.
 		text, err := os.ReadFile(path)
 		if err == nil && bytes.HasPrefix(text, []byte("receive-pack ")) {
@@ -69,7 +80,16 @@ func leftovers(dir string) map[string][]string {
 	return map[string][]string{
 		filepath.Join(dir, "objects"):         {"incoming-", "tmp_objdir-incoming-"},
 		filepath.Join(dir, "objects", "pack"): {"tmp_", ".tmp-"},
+		filepath.Join(dir, "objects", "info"): {"commit-graph.lock", "tmp_graph_"},
+
+		filepath.Join(dir, "objects", "info", "commit-graphs"): {"commit-graph-chain.lock", "tmp_graph_"},
 	}
+}
+
+// old reports whether a path has been seen for an age, by the clock that nobody sets.
+func (r *Repository) old(path string, age time.Duration) bool {
+	first, _ := r.seen.LoadOrStore(path, time.Now())
+	return time.Since(first.(time.Time)) >= age
 }
 
 // writtenSince reports whether anything at a path or below it was changed after a

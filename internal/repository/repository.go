@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/durable"
@@ -33,6 +34,7 @@ import (
 type Store struct {
 	root string
 	run  *gitexec.Runner
+	seen sync.Map // path → time.Time: since when something looks left behind
 }
 
 // NewStore returns the store at root, making the folder if it is not there.
@@ -88,7 +90,7 @@ func (s *Store) Open(id cluster.RepoID) (*Repository, error) {
 		}
 		return nil, err
 	}
-	return &Repository{ID: id, Dir: dir, run: s.run}, nil
+	return &Repository{ID: id, Dir: dir, run: s.run, seen: &s.seen}, nil
 }
 
 // Create makes the empty repository that repo describes, or opens it if a
@@ -120,20 +122,6 @@ func (s *Store) Create(ctx context.Context, repo cluster.Repo) (*Repository, err
 		return nil, err
 	}
 	return s.Open(repo.ID)
-}
-
-// Remove deletes the repository from this disk.
-func (s *Store) Remove(id cluster.RepoID) error {
-	trash, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "removed-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(trash)
-	err = os.Rename(s.Path(id), filepath.Join(trash, "repo.git"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // CleanUp removes what a killed node left behind: half-made repositories, ref
@@ -170,9 +158,10 @@ func (s *Store) CleanUp() error {
 
 // A Repository is one repository on this disk.
 type Repository struct {
-	ID  cluster.RepoID
-	Dir string
-	run *gitexec.Runner
+	ID   cluster.RepoID
+	Dir  string
+	run  *gitexec.Runner
+	seen *sync.Map // of the store
 }
 
 const appliedFile = "cluster-applied"
@@ -316,6 +305,9 @@ func cleanRepository(dir string) error {
 // removeMatching removes what begins with one of the prefixes.
 func removeMatching(dir string, prefixes ...string) error {
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a damaged repository must not keep a node from its start
+	}
 	if err != nil {
 		return err
 	}

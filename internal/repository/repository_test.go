@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/gitexec"
@@ -115,7 +116,7 @@ func (w *world) temporary() []string {
 	return names
 }
 
-func TestOpenAndRemove(t *testing.T) {
+func TestOpenAndRetire(t *testing.T) {
 	w := newWorld(t)
 	if _, err := w.store.Open("ffffffffffffffff"); !errors.Is(err, cluster.ErrNotFound) {
 		t.Errorf("open of what is not there: %v", err)
@@ -123,19 +124,84 @@ func TestOpenAndRemove(t *testing.T) {
 	if _, err := w.store.Open(testID); err != nil {
 		t.Error(err)
 	}
-	for range 2 {
-		if err := w.store.Remove(testID); err != nil {
-			t.Fatal(err)
+	one := w.commit()
+	w.receive(one)
+	w.change(set("refs/heads/main", "", one))
+	retire := func() {
+		t.Helper()
+		for range 2 {
+			if err := w.store.Retire(testID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Stat(w.Dir); !os.IsNotExist(err) {
+			t.Errorf("after Retire: %v", err)
+		}
+		if ids, err := w.store.List(); len(ids) > 0 || err != nil {
+			t.Errorf("listed: %v, %v", ids, err)
 		}
 	}
-	if _, err := os.Stat(w.Dir); !os.IsNotExist(err) {
-		t.Errorf("after Remove: %v", err)
+	retire()
+	if n, err := w.store.Expire(time.Hour); n != 0 || err != nil {
+		t.Errorf("%d are gone too soon, %v", n, err)
+	}
+	if again, err := w.store.Reclaim(testID); !again || err != nil {
+		t.Fatalf("it cannot be had back: %v, %v", again, err)
+	}
+	if refs, err := w.LoadRefs(t.Context()); err != nil || refs.Get("refs/heads/main") != one {
+		t.Errorf("%v, %v", refs, err)
+	}
+	if again, err := w.store.Reclaim("ffffffffffffffff"); again || err != nil {
+		t.Errorf("one that never was: %v, %v", again, err)
+	}
+	retire()
+	if n, err := w.store.Expire(-time.Second); n != 1 || err != nil {
+		t.Errorf("%d have expired, %v", n, err)
+	}
+	if again, err := w.store.Reclaim(testID); again || err != nil {
+		t.Errorf("one that has expired: %v, %v", again, err)
 	}
 	if left := w.temporary(); len(left) > 0 {
 		t.Errorf("left %v", left)
 	}
 	if _, err := w.store.Create(t.Context(), w.record); err != nil {
 		t.Errorf("making it again: %v", err)
+	}
+}
+
+// A folder of which parts are gone is a repository again, and known to be doubtful.
+func TestMend(t *testing.T) {
+	for gone, want := range map[string]struct{ mended, there bool }{
+		"": {false, true}, "HEAD": {true, true}, "objects": {true, true}, "objects/pack": {true, true}, "refs": {true, true},
+		"refs/tags": {false, true}, "objects/info": {false, true}, "config": {true, false},
+	} {
+		w := newWorld(t)
+		if gone != "" {
+			if err := os.RemoveAll(filepath.Join(w.Dir, gone)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.store.CleanUp(); err != nil {
+			t.Errorf("without %q a node does not start: %v", gone, err)
+		}
+		mended, err := w.store.Mend(w.record)
+		if err != nil || mended != want.mended {
+			t.Errorf("without %q: %v, %v; want %v", gone, mended, err, want.mended)
+		}
+		repo, err := w.store.Open(testID)
+		if (err == nil) != want.there {
+			t.Errorf("without %q: %v", gone, err)
+			continue
+		}
+		if err == nil {
+			if _, err := repo.LoadRefs(t.Context()); err != nil {
+				t.Errorf("without %q: %v", gone, err)
+			}
+		}
+	}
+	w := newWorld(t)
+	if mended, err := w.store.Mend(cluster.Repo{ID: "ffffffffffffffff"}); mended || err != nil {
+		t.Errorf("one that is not there: %v, %v", mended, err)
 	}
 }
 
@@ -163,6 +229,7 @@ func TestCleanUp(t *testing.T) {
 			for _, f := range []string{
 				"HEAD.lock", "config.lock", "packed-refs.lock", "refs/heads/main.lock", "refs/heads/a/b.lock",
 				"objects/incoming-123/pack/pack-1.pack", "objects/tmp_objdir-incoming-xyz/pack/tmp_pack_1", "objects/pack/tmp_pack_2", "objects/pack/tmp_idx_3",
+				"objects/info/commit-graphs/commit-graph-chain.lock", "objects/info/commit-graphs/tmp_graph_x", "objects/info/commit-graph.lock",
 				"../../tmp/0123-1/repo.git/HEAD",
 			} {
 				path := filepath.Join(w.Dir, f)
