@@ -35,6 +35,7 @@ type batch struct {
 // everything in it is accepted and nothing in it depends on the batch, because a
 // refusal must not rest on an entry that may yet fail. The rest wait for the next batch.
 func (e *Engine) admit(r *replica, waiting []*pending) (*batch, []*pending) {
+	r.used = time.Now()
 	b := &batch{table: r.table, oldHead: r.table.Head()}
 	touched := map[cluster.RefName]bool{}
 	var rest []*pending

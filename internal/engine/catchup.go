@@ -21,9 +21,17 @@ func (e *Engine) reach(ctx context.Context, r *replica, head journal.Head, tell 
 	r.mu.Lock()
 	underWay := r.flight
 	r.mu.Unlock()
+	asked := false // whether it is still held
 	for {
 		r.mu.Lock()
 		switch {
+		case r.fenced != nil && errors.Is(r.fenced, cluster.ErrLocked) && !asked:
+			r.mu.Unlock()
+			if err := e.released(ctx, r); err != nil {
+				return err
+			}
+			asked = true
+			continue
 		case r.fenced != nil:
 			defer r.mu.Unlock()
 			return r.fenced
@@ -165,25 +173,27 @@ func (e *Engine) load(ctx context.Context, r *replica, tell func(string)) error 
 		return nil
 	}
 	repo, err := e.Store.Open(r.id)
-	if errors.Is(err, cluster.ErrNotFound) {
-		var record cluster.Repo
-		var head journal.Head
-		if record, head, err = e.Journal.LookupID(ctx, r.id); err != nil {
-			return err
+	if errors.Is(err, cluster.ErrNotFound) || err == nil && !repo.Whole() {
+		var why string
+		if repo, why, err = e.makeReplica(ctx, r); err == nil && why != "" {
+			return e.doubt(ctx, r, repo, why, tell)
 		}
-		r.noteHead(head)
-		repo, err = e.Store.Create(ctx, record)
 	}
 	if err != nil {
 		return err
 	}
-	// An operator may be at work on this disk since a former life of the node.
+	// An operator may be at work on this disk since a former life of the node, or may
+	// have been.
 	held, err := e.Journal.LockOf(ctx, r.id)
-	switch {
-	case err == nil && held.Device == e.Device:
-		r.hold(e.Device, held.By)
-	case err != nil && !errors.Is(err, cluster.ErrNotFound):
+	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
 		return err
+	}
+	if err == nil && held.Device == e.Device {
+		r.hold(e.Device, held.By)
+	} else if touched, err := repo.Held(); err != nil {
+		return err
+	} else if touched {
+		return e.doubt(ctx, r, repo, "an operator's hold on it was given up elsewhere", tell)
 	}
 	applied, err := repo.Applied()
 	if err != nil {
@@ -204,20 +214,47 @@ func (e *Engine) load(ctx context.Context, r *replica, tell func(string)) error 
 	if reported.Version > applied.Version && (reported.Epoch == applied.Epoch || applied.Epoch == 0) && table.Len() > 0 {
 		// It was restored from a backup, even one that was made in this life of
 		// the disk, while refs and objects were being written.
-		why := fmt.Sprintf("it shows version %d and has shown version %d", applied.Version, reported.Version)
-		if err := repo.SetDoubt(why); err != nil {
-			return err
-		}
-		r.mu.Lock()
-		r.doubt = &why
-		r.mu.Unlock()
-		return e.resyncFor(ctx, r, tell, "%s", why)
+		return e.doubt(ctx, r, repo, fmt.Sprintf("it shows version %d and has shown version %d", applied.Version, reported.Version), tell)
 	}
 	r.repo, r.table = repo, table
 	r.mu.Lock()
 	r.applied, r.loaded = applied, false
 	r.mu.Unlock()
 	return nil
+}
+
+// makeReplica makes the replica that the journal says there is. why says, if it is not
+// "", what was there of it, that must not be trusted.
+func (e *Engine) makeReplica(ctx context.Context, r *replica) (repo *repository.Repository, why string, err error) {
+	record, head, err := e.Journal.LookupID(ctx, r.id)
+	if err != nil {
+		return nil, "", err
+	}
+	r.noteHead(head)
+	mended, err := e.Store.Mend(record)
+	if err != nil {
+		return nil, "", err
+	}
+	if mended {
+		why = "parts of its folder were missing"
+	} else if again, err := e.Store.Reclaim(r.id); err != nil {
+		return nil, "", err
+	} else if again {
+		why = "the journal has a repository again that it had not"
+	}
+	repo, err = e.Store.Create(ctx, record)
+	return repo, why, err
+}
+
+// doubt marks a replica as one not to be trusted, and resynchronizes it.
+func (e *Engine) doubt(ctx context.Context, r *replica, repo *repository.Repository, why string, tell func(string)) error {
+	if err := repo.SetDoubt(why); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.doubt = &why
+	r.mu.Unlock()
+	return e.resyncFor(ctx, r, tell, "%s", why)
 }
 
 // replay applies the entries between what the replica shows and head. Doing so
@@ -250,6 +287,7 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 	if err != nil {
 		return err
 	}
+	r.used = time.Now()
 	updates, newHead := missed.updates(r.table), missed.head
 	if err := e.fetchMissing(ctx, r, from, head, missed.newest, updates, tell); err != nil {
 		return err
@@ -316,7 +354,6 @@ func (e *Engine) finish(r *replica, at cluster.Position, refs []cluster.RefName)
 		return err
 	}
 	r.setApplied(at)
-	r.redeem(refs)
 	e.reportSoon(r.id)
 	return nil
 }

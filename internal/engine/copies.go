@@ -344,7 +344,9 @@ func (e *Engine) Known(ctx context.Context, o peer.Offer) ([]cluster.OID, error)
 		})
 	}
 	slices.Sort(haves)
-	return slices.Compact(haves), nil
+	haves = slices.Compact(haves)
+	r.keepOffered(haves)
+	return haves, nil
 }
 
 // Take stores a copy of a push that another node has received.
@@ -357,8 +359,9 @@ func (e *Engine) Take(ctx context.Context, o peer.Offer, haves []cluster.OID, pa
 	if err != nil {
 		return "", err
 	}
-	r.pledge(o.Wants, pledgeFor)
+	pledged, _ := r.pledge(o.Wants, pledgeFor)
 	if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {
+		r.redeem(pledged) // while a value is pledged that is not there, nothing can be removed
 		return "", err
 	}
 	// They may have been here already, from a push that came to nothing before
@@ -397,6 +400,7 @@ func (e *Engine) taking(ctx context.Context, id cluster.RepoID) (*replica, *repo
 	if err != nil {
 		return nil, nil, err
 	}
+	r.used = time.Now()
 	r.known.Store(r.table)
 	return r, r.table, nil
 }

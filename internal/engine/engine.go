@@ -89,6 +89,10 @@ type Options struct {
 	// Housekeeping is the time between two looks at all replicas; 0 means ten
 	// minutes.
 	Housekeeping time.Duration
+	// VerifyPause is the least time between two replicas that are compared with the
+	// journal in the background, VerifyRound the time in which all are, if there are not
+	// too many; 0 means ten seconds and a day.
+	VerifyPause, VerifyRound time.Duration
 	// Unreached is how long objects are kept that no ref reaches; 0 means two
 	// weeks.
 	Unreached time.Duration
@@ -130,6 +134,12 @@ func New(o Options) *Engine {
 	}
 	if o.Housekeeping == 0 {
 		o.Housekeeping = upkeepSlot
+	}
+	if o.VerifyPause == 0 {
+		o.VerifyPause = verifyPause
+	}
+	if o.VerifyRound == 0 {
+		o.VerifyRound = verifyRound
 	}
 	if o.Unreached == 0 {
 		o.Unreached = 14 * 24 * time.Hour

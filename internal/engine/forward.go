@@ -80,7 +80,7 @@ func (e *Engine) CommitFor(ctx context.Context, c peer.Commit) ([]cluster.RefRes
 	if err != nil {
 		return notTried(err)
 	}
-	generation := r.pledge(newValues(c.Updates), pledgeFor)
+	_, generation := r.pledge(newValues(c.Updates), pledgeFor)
 	// A node's word that the objects are here is not enough.
 	held, err := repo.Closed(ctx, newValues(c.Updates), knownClosed(table, nil))
 	if err == nil && !held {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"time"
 
@@ -103,6 +104,9 @@ func (e *Engine) maintain(ctx context.Context, r *replica, full, now bool, u *Up
 			u.Full = true
 			u.Discarded, err = e.discard(ctx, r, repo)
 		}
+		if due.expired && u.Discarded == 0 {
+			r.rest(upkeepRetry) // something keeps it; to pack everything again would not change that
+		}
 	} else if len(due.rollUp) > 0 || due.loose {
 		err = repo.RollUp(ctx, due.rollUp)
 	}
@@ -141,11 +145,12 @@ func (e *Engine) mayMaintain(ctx context.Context, r *replica, wait bool) (refs i
 
 // A plan is what is due for a replica.
 type plan struct {
-	packs  int
-	rollUp []repository.Pack
-	full   bool // rollUp is to become one pack of what refs reach, and one of the rest
-	loose  bool
-	refs   bool
+	packs   int
+	rollUp  []repository.Pack
+	full    bool // rollUp is to become one pack of what refs reach, and one of the rest
+	expired bool // something was set aside long enough ago
+	loose   bool
+	refs    bool
 }
 
 func (p plan) any() bool { return len(p.rollUp) > 0 || p.loose || p.refs }
@@ -176,6 +181,7 @@ func (e *Engine) planUpkeep(repo *repository.Repository, full, now bool) (p plan
 			objects += pack.Objects
 		}
 	}
+	p.expired = expired
 	p.full = full || expired || reached == "" && objects >= worthBitmap
 	if p.full {
 		p.rollUp = ours
@@ -294,9 +300,12 @@ func (e *Engine) discardNow(ctx context.Context, r *replica, repo *repository.Re
 	if err != nil {
 		return 0, err
 	}
-	for v := range r.pledged {
-		wants = append(wants, v)
+	for _, p := range r.pledged {
+		wants = append(wants, p.values...)
 	}
+	wants = slices.AppendSeq(wants, maps.Keys(r.offered))
+	slices.Sort(wants)
+	wants = slices.Compact(wants)
 	var haves []cluster.OID
 	for _, value := range r.table.Values {
 		if !settled[value] {
@@ -366,6 +375,9 @@ func (e *Engine) upkeepLoop(ctx context.Context) {
 		case <-ctx.Done():
 			t.Stop()
 			return
+		}
+		if n, err := e.Store.Expire(e.Unreached); err != nil || n > 0 {
+			e.Log.Info("removed what was set aside of deleted repositories", "repositories", n, "error", err)
 		}
 		ids, err := e.Store.List()
 		if err != nil {

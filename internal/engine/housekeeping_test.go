@@ -12,6 +12,7 @@ import (
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/peer"
 	"gitcluster/internal/repository"
 )
 
@@ -332,5 +333,68 @@ func TestOnlyOneNodesTurn(t *testing.T) {
 	}
 	if turns["a"] != 10 || turns["b"] != 10 || turns["c"] != 10 {
 		t.Errorf("turns: %v", turns)
+	}
+}
+
+// Two pushes name the same value: that the first has been decided, and what it made
+// was deleted again, does not end what the second relies on.
+func TestTwoPushesOfOneValue(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.another("b", Options{Unreached: time.Nanosecond})
+	base := w.commit()
+	a.accept(set("refs/heads/main", "", base))
+	b.sync()
+	child := w.commit(b.abandoned(base))
+	a.upload(child)
+	a.At = func(s Step) {
+		if s != StepPrepared {
+			return
+		}
+		a.At = func(Step) {}
+		// b has taken its copy. Meanwhile the value is pushed there to another ref, which is
+		// deleted again, and all that no ref reaches goes.
+		for _, u := range []cluster.RefUpdate{set("refs/heads/y", "", child), set("refs/heads/y", child, "")} {
+			results, err := b.Commit(t.Context(), w.repo.ID, Push{ID: journal.NewID(), Copies: 1, Updates: []cluster.RefUpdate{u}})
+			if err != nil || results[0].Refused != "" {
+				t.Error(results, err)
+			}
+		}
+		b.maintain(true)
+		if !b.has(child) {
+			t.Error("b is counted, and no longer holds the push")
+		}
+	}
+	if results := a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/x", "", child)}}); results[0].Refused != "" {
+		t.Error(results)
+	}
+}
+
+// A copy that broke off keeps nothing, and does not have everything packed again and
+// again.
+func TestBrokenCopyAndHousekeeping(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.another("a", Options{Unreached: time.Nanosecond})
+	base := w.commit()
+	a.accept(set("refs/heads/main", "", base))
+	lost := a.abandoned(base)
+	never := peer.Offer{Repo: w.repo.ID, Wants: []cluster.OID{"1111111111111111111111111111111111111111"}, Refs: []cluster.RefName{"refs/heads/q"}}
+	if _, err := a.Take(t.Context(), never, nil, strings.NewReader("PACK")); err == nil {
+		t.Fatal("it took half a pack")
+	}
+	var u Upkeep
+	if err := a.Engine.maintain(t.Context(), a.replica(w.repo.ID), false, false, &u); err != nil || u.Discarded == 0 || a.has(lost) {
+		t.Errorf("%+v, %v; what nothing reaches is there: %v", u, err, a.has(lost))
+	}
+
+	// While something is on its way that cannot be judged, the replica is left alone.
+	a.abandoned(base)
+	if _, err := a.Known(t.Context(), never); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Engine.maintain(t.Context(), a.replica(w.repo.ID), false, false, &u); err != nil {
+		t.Fatal(err)
+	}
+	if !time.Now().Before(a.replica(w.repo.ID).rested()) {
+		t.Error("everything would be packed again at the next turn")
 	}
 }

@@ -32,6 +32,11 @@ func (e *Engine) Lock(ctx context.Context, id cluster.RepoID, by string) error {
 	if err := e.catchUp(ctx, r, func(string) {}); err != nil {
 		return err
 	}
+	// Also on the disk: another node may end the hold while this one is down, and what
+	// was changed here by then is not the journal's.
+	if err := r.repo.SetHeld(true); err != nil {
+		return err
+	}
 	if err := e.Journal.Lock(ctx, id, journal.Lock{Device: e.Device, By: by, Since: time.Now().UTC()}); err != nil {
 		return err
 	}
@@ -51,6 +56,23 @@ func (r *replica) hold(device cluster.DeviceName, by string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.fenced = fmt.Errorf("%s holds the repository on %q: %w: %w", by, device, cluster.ErrLocked, cluster.ErrFenced)
+}
+
+// released lets a replica that was held go on if the hold has been ended elsewhere.
+// What an operator has done to its refs is then nobody's word.
+func (e *Engine) released(ctx context.Context, r *replica) error {
+	held, err := e.Journal.LockOf(ctx, r.id)
+	if err == nil && held.Device == e.Device || err != nil && !errors.Is(err, cluster.ErrNotFound) {
+		return err
+	}
+	if err := r.lock(ctx); err != nil {
+		return err
+	}
+	defer r.unlock()
+	if !errors.Is(r.fence(), cluster.ErrLocked) {
+		return nil
+	}
+	return e.resyncFor(e.ctx, r, func(string) {}, "an operator's hold on it was ended on another node")
 }
 
 // journalAhead notes the newest head.
@@ -95,6 +117,7 @@ func (e *Engine) Release(ctx context.Context, id cluster.RepoID, by cluster.Iden
 	}
 	defer r.unlock()
 	if abandon && !ended {
+		// If the node dies before the next step, the disk says that it was held.
 		if err := e.Journal.Unlock(ctx, id, held); err != nil {
 			return nil, err
 		}

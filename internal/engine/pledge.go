@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"gitcluster/internal/cluster"
@@ -27,50 +29,77 @@ const (
 	maxPledges = 100_000
 )
 
+// A pledge is values whose objects stay until a time.
+type pledge struct {
+	values []cluster.OID
+	until  time.Time
+}
+
 // pledge has the objects that values reach stay. It returns how often objects have
 // been removed until now.
-func (r *replica) pledge(values []cluster.OID, d time.Duration) (generation uint64) {
-	until := time.Now().Add(d)
+func (r *replica) pledge(values []cluster.OID, d time.Duration) (p *pledge, generation uint64) {
+	p = &pledge{values, time.Now().Add(d)}
 	r.keep.Lock()
 	defer r.keep.Unlock()
-	if r.pledged == nil {
-		r.pledged = map[cluster.OID]time.Time{}
+	if r.pledgedValues+len(values) > maxPledges {
+		r.expirePledges()
 	}
-	if len(r.pledged)+len(values) > maxPledges {
+	if r.pledgedValues+len(values) > maxPledges {
+		if p.values = nil; p.until.After(r.untold) {
+			r.untold = p.until
+		}
+	}
+	r.pledged = append(r.pledged, p)
+	r.pledgedValues += len(p.values)
+	return p, r.generation
+}
+
+// keepOffered has the objects that values reach stay until a pack has come that leaves
+// them out. Of many pushes these are mostly the same.
+func (r *replica) keepOffered(values []cluster.OID) {
+	now := time.Now()
+	until := now.Add(pledgeOffered)
+	r.keep.Lock()
+	defer r.keep.Unlock()
+	if r.offered == nil {
+		r.offered = map[cluster.OID]time.Time{}
+	}
+	if len(r.offered)+len(values) > maxPledges {
 		r.expirePledges()
 	}
 	for _, v := range values {
-		if len(r.pledged) >= maxPledges {
-			r.untold = until
-			break
+		if _, known := r.offered[v]; !known && len(r.offered) >= maxPledges {
+			if until.After(r.untold) {
+				r.untold = until
+			}
+			return
 		}
-		if until.After(r.pledged[v]) {
-			r.pledged[v] = until
-		}
+		r.offered[v] = until
 	}
-	return r.generation
+}
+
+// redeem ends a pledge of which nothing came. Any other ends by itself: that a ref
+// shows its values does not mean that nobody else relies on them any more.
+func (r *replica) redeem(p *pledge) {
+	r.keep.Lock()
+	defer r.keep.Unlock()
+	if i := slices.Index(r.pledged, p); i >= 0 {
+		r.pledged = slices.Delete(r.pledged, i, i+1)
+		r.pledgedValues -= len(p.values)
+	}
 }
 
 // expirePledges forgets those that are over. The caller holds keep.
 func (r *replica) expirePledges() {
 	now := time.Now()
-	for v, until := range r.pledged {
-		if now.After(until) {
-			delete(r.pledged, v)
+	r.pledged = slices.DeleteFunc(r.pledged, func(p *pledge) bool {
+		over := now.After(p.until)
+		if over {
+			r.pledgedValues -= len(p.values)
 		}
-	}
-}
-
-// redeem ends the pledges of values that refs show now.
-func (r *replica) redeem(refs []cluster.RefName) {
-	r.keep.Lock()
-	defer r.keep.Unlock()
-	if len(r.pledged) == 0 || r.table == nil {
-		return
-	}
-	for _, ref := range refs {
-		delete(r.pledged, r.table.Get(ref))
-	}
+		return over
+	})
+	maps.DeleteFunc(r.offered, func(_ cluster.OID, until time.Time) bool { return now.After(until) })
 }
 
 func (r *replica) currentGeneration() uint64 {
@@ -83,7 +112,10 @@ func (r *replica) currentGeneration() uint64 {
 // found complete, it finds out whether they still are.
 func (e *Engine) stillWhole(ctx context.Context, r *replica, push Push) (bool, error) {
 	wants := newValues(push.Updates)
-	if len(wants) == 0 || r.pledge(wants, pledgeFor) == push.Generation {
+	if len(wants) == 0 {
+		return true, nil
+	}
+	if _, generation := r.pledge(wants, pledgeFor); generation == push.Generation {
 		return true, nil
 	}
 	_, table, err := e.taking(ctx, r.id)

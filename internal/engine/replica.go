@@ -23,14 +23,18 @@ type replica struct {
 	repo  *repository.Repository // guarded by apply
 	table *repository.RefTable   // guarded by apply; nil: to be read from disk
 	shown journal.Head           // guarded by apply; the head whose refs the table holds
+	used  time.Time              // guarded by apply; when the table was last needed
 	// silences is how often in a row a peer has sent nothing in time; guarded by apply
 	silences map[cluster.DeviceName]int
 	known    atomic.Pointer[repository.RefTable] // the table last found to be the journal's, for those who do not hold apply
 
-	keep       sync.Mutex                // held while objects are removed; never taken before apply
-	pledged    map[cluster.OID]time.Time // what must stay, and until when; guarded by keep
-	untold     time.Time                 // until when there are more than could be kept; guarded by keep
-	generation uint64                    // how often objects were removed since the node's start; guarded by keep
+	keep       sync.Mutex // held while objects are removed; never taken before apply
+	pledged    []*pledge  // what must stay; guarded by keep
+	untold     time.Time  // until when there is more than could be kept; guarded by keep
+	generation uint64     // how often objects were removed since the node's start; guarded by keep
+
+	pledgedValues int                       // in all of pledged; guarded by keep
+	offered       map[cluster.OID]time.Time // what must stay for packs that are on their way, and until when; guarded by keep
 
 	mu        sync.Mutex
 	doubt     *string      // why the disk is not to be trusted, or ""; nil: not looked up yet

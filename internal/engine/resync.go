@@ -86,6 +86,9 @@ func (e *Engine) resync(ctx context.Context, r *replica, why string, tell func(s
 		return nil, err
 	}
 	tell(fmt.Sprintf("Comparing this replica with the journal: %s…", why))
+	if _, err := e.Store.Mend(record); err != nil {
+		return nil, err
+	}
 	repo, err := e.Store.Create(ctx, record)
 	if err != nil {
 		return nil, err
@@ -136,7 +139,7 @@ func (e *Engine) resync(ctx context.Context, r *replica, why string, tell func(s
 	if err := e.finish(r, head.Position, refs); err != nil {
 		return nil, err
 	}
-	if err := repo.SetDoubt(""); err != nil {
+	if err := errors.Join(repo.SetHeld(false), repo.SetDoubt("")); err != nil {
 		return nil, err
 	}
 	r.table, r.shown = disk, head

@@ -103,7 +103,7 @@ func (e *Engine) at(r *replica, head journal.Head) bool {
 	return err == nil && applied == head.Position
 }
 
-// forget removes the replica of a repository that was deleted.
+// forget sets the replica of a repository aside that was deleted.
 func (e *Engine) forget(id cluster.RepoID) {
 	if e.begin() != nil {
 		return
@@ -121,8 +121,8 @@ func (e *Engine) forget(id cluster.RepoID) {
 		r.mu.Lock()
 		r.fenced = cluster.ErrNotFound
 		r.mu.Unlock()
-		if err := e.Store.Remove(id); err != nil {
-			e.Log.Warn("remove replica", "repo", id, "error", err)
+		if err := e.Store.Retire(id); err != nil {
+			e.Log.Warn("set a replica aside", "repo", id, "error", err)
 		}
 	}()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -73,6 +74,10 @@ func (e *Engine) fenceBroken(ctx context.Context, r *replica, found error) error
 	return found
 }
 
+// idleTable is how long the refs of a replica stay in memory that nobody pushes to and
+// that takes no copies.
+const idleTable = time.Hour
+
 // compare reads the refs on disk, under the apply lock, and compares them with
 // the journal's.
 func (e *Engine) compare(ctx context.Context, r *replica, v *Verdict) error {
@@ -85,9 +90,9 @@ func (e *Engine) compare(ctx context.Context, r *replica, v *Verdict) error {
 		return err
 	}
 	r.noteHead(head)
-	if r.table == nil {
-		// Nobody has used it since the node's start. All replicas come by here,
-		// and not all their refs may stay in memory.
+	if r.table == nil || time.Since(r.used) > idleTable {
+		// Nobody uses it. All replicas come by here, and not all their refs may stay in
+		// memory.
 		defer func() {
 			r.table = nil
 			r.known.Store(nil)
@@ -141,22 +146,26 @@ func (e *Engine) fsck(ctx context.Context, id cluster.RepoID) error {
 	return repo.Fsck(ctx)
 }
 
-// verifyPause is the least time between two replicas that are verified in the
-// background, verifyRound the time in which all are, if there are not too many.
+// Defaults of Options.VerifyPause and VerifyRound.
 const (
 	verifyPause = 10 * time.Second
 	verifyRound = 24 * time.Hour
 )
 
+// deepEvery is in how many rounds a replica's objects are looked at once.
+const deepEvery = 7
+
 // verifyLoop compares one replica after another with the journal, so that a disk
-// that rots or was edited is found before somebody needs it.
+// that rots or was edited is found before somebody needs it. The order is another in
+// each round: a node that is often started would else look at the same ones only.
 func (e *Engine) verifyLoop(ctx context.Context) {
 	for {
 		ids, err := e.Store.List()
 		if err != nil {
 			e.Log.Warn("list the replicas", "error", err)
 		}
-		gap := max(verifyPause, verifyRound/time.Duration(max(1, len(ids))))
+		rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+		gap := max(e.VerifyPause, e.VerifyRound/time.Duration(max(1, len(ids))))
 		for _, id := range append(ids, "") {
 			t := time.NewTimer(gap)
 			select {
@@ -165,12 +174,19 @@ func (e *Engine) verifyLoop(ctx context.Context) {
 				t.Stop()
 				return
 			}
-			if id == "" {
-				break // a pause of its own when there is nothing to verify
-			}
-			if v := e.Verify(ctx, id, false); !v.OK() && ctx.Err() == nil {
-				e.Log.Warn("a replica is not what the journal says", "repo", id, "wrong_refs", v.WrongRefs, "problem", v.Problem)
+			if id != "" { // else a pause of its own when there is nothing to verify
+				e.verifyOne(ctx, id)
 			}
 		}
+	}
+}
+
+func (e *Engine) verifyOne(ctx context.Context, id cluster.RepoID) {
+	if _, _, err := e.Journal.LookupID(ctx, id); errors.Is(err, cluster.ErrNotFound) {
+		e.forget(id) // it was deleted while this node was away
+		return
+	}
+	if v := e.Verify(ctx, id, rand.N(deepEvery) == 0); !v.OK() && ctx.Err() == nil {
+		e.Log.Warn("a replica is not what the journal says", "repo", id, "wrong_refs", v.WrongRefs, "problem", v.Problem)
 	}
 }

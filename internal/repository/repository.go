@@ -217,6 +217,35 @@ func (r *Repository) SetDoubt(why string) error {
 	return syncDirs(r.Dir)
 }
 
+const heldFile = "cluster-held"
+
+// Held reports whether an operator was given the repository to change its refs, and
+// nothing has been made of that yet.
+func (r *Repository) Held() (bool, error) {
+	_, err := os.Stat(filepath.Join(r.Dir, heldFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// SetHeld records that an operator may change the refs from now on, or no longer,
+// synced to disk.
+func (r *Repository) SetHeld(held bool) error {
+	path := filepath.Join(r.Dir, heldFile)
+	if held {
+		return durable.WriteFile(path, nil, 0o600)
+	}
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDirs(r.Dir)
+}
+
 // LoadRefs reads all refs and HEAD from disk.
 func (r *Repository) LoadRefs(ctx context.Context) (*RefTable, error) {
 	out, err := r.run.Output(ctx, gitcmd.ListRefs(r.Dir), nil)

@@ -116,6 +116,16 @@ func (s *Store) setAside() (map[string]setAside, error) {
 	return all, nil
 }
 
+// Whole reports whether the folder has what Git wants of a repository's.
+func (r *Repository) Whole() bool {
+	return is(filepath.Join(r.Dir, "config"), 0) && is(filepath.Join(r.Dir, "objects", "pack"), fs.ModeDir) && is(filepath.Join(r.Dir, "refs"), fs.ModeDir)
+}
+
+func is(path string, kind fs.FileMode) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().Type() == kind
+}
+
 // Mend makes a repository again of a folder that lacks what each one has: a file
 // system that was checked may have moved it to lost+found. It reports whether anything
 // was missing: then nothing in the folder may be trusted. Where it cannot be told what
@@ -128,10 +138,7 @@ func (s *Store) Mend(repo cluster.Repo) (mended bool, err error) {
 		}
 		return false, err
 	}
-	there := func(name string, kind fs.FileMode) bool {
-		info, err := os.Lstat(filepath.Join(dir, name))
-		return err == nil && info.Mode().Type() == kind
-	}
+	there := func(name string, kind fs.FileMode) bool { return is(filepath.Join(dir, name), kind) }
 	if !there("config", 0) {
 		if err := s.Retire(repo.ID); err != nil {
 			return false, fmt.Errorf("set aside %s, which has no config: %w", dir, err)

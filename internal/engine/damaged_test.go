@@ -1,0 +1,110 @@
+package engine
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gitcluster/internal/cluster"
+)
+
+// A replica of which a part is missing comes back by itself, with its node.
+func TestDamagedReplica(t *testing.T) {
+	for _, gone := range []string{"HEAD", "objects/pack", "objects", "refs", "config", "packed-refs", "cluster-applied", ""} {
+		t.Run("without "+gone, func(t *testing.T) {
+			w := newWorld(t, "a", "b")
+			a, b := w.nodes["a"], w.nodes["b"]
+			tips := a.history(3)
+			v, _ := b.sync()
+			if gone == "packed-refs" {
+				w.git(v.Dir, "pack-refs", "--all")
+			}
+			b.Close(t.Context())
+			if err := os.RemoveAll(filepath.Join(v.Dir, gone)); err != nil {
+				t.Fatal(err)
+			}
+			b = w.restarted("b")
+			if gone == "packed-refs" { // that is an edit like another
+				if _, err := b.Repair(t.Context(), w.repo.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			next := w.commit(tips[2])
+			b.accept(set("refs/heads/main", tips[2], next))
+			w.same(map[string]string{"refs/heads/main": string(next)})
+		})
+	}
+}
+
+// What the journal says was deleted is set aside, and taken from there if the
+// journal has it again: it may have been put back to an earlier state by mistake.
+func TestDeletedByMistake(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.nodes["a"]
+	base := w.commit()
+	a.accept(set("refs/heads/main", "", base))
+	dir := a.Store.Path(w.repo.ID)
+	a.forget(w.repo.ID) // as when the list of all heads lacks it
+	await(t, func() bool { _, err := os.Stat(dir); return err != nil })
+	await(t, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.replicas[w.repo.ID] == nil
+	})
+	w.same(map[string]string{"refs/heads/main": string(base)})
+}
+
+// A repository that was deleted while a node was away leaves its disk, too.
+func TestDeletedWhileAway(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	a.accept(set("refs/heads/main", "", w.commit()))
+	v, _ := b.sync()
+	b.Close(t.Context())
+	if err := a.Journal.DeleteRepo(t.Context(), w.repo); err != nil {
+		t.Fatal(err)
+	}
+	b = w.another("b", Options{VerifyPause: time.Millisecond, VerifyRound: time.Millisecond})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- b.Run(ctx) }()
+	await(t, func() bool { _, err := os.Stat(v.Dir); return err != nil })
+	cancel()
+	<-ended
+}
+
+// What an operator did to a replica while the hold on it was ended elsewhere is not
+// the journal's, and nobody has to repair it.
+func TestHoldEndedElsewhere(t *testing.T) {
+	for name, restart := range map[string]bool{"while it runs": false, "while it is down": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "a", "b")
+			a, b := w.nodes["a"], w.nodes["b"]
+			tips := a.history(2)
+			b.sync()
+			if err := a.Lock(t.Context(), w.repo.ID, "boss"); err != nil {
+				t.Fatal(err)
+			}
+			w.git(a.Store.Path(w.repo.ID), "update-ref", "refs/heads/main", string(tips[0]))
+			if restart {
+				a.Close(t.Context())
+			}
+			if _, err := b.Release(t.Context(), w.repo.ID, cluster.Identity{User: "boss"}, true); err != nil {
+				t.Fatal(err)
+			}
+			if restart {
+				a = w.restarted("a")
+			}
+			if _, refs := a.sync(); refs["refs/heads/main"] != string(tips[1]) {
+				t.Errorf("a shows %v", refs)
+			}
+			next := w.commit(tips[1])
+			a.accept(set("refs/heads/main", tips[1], next))
+			if _, refs := b.sync(); refs["refs/heads/main"] != string(next) {
+				t.Errorf("b shows %v", refs)
+			}
+		})
+	}
+}
