@@ -79,6 +79,8 @@ func (s *Server) node(ctx context.Context, q request) (any, error) {
 			return nil, err
 		}
 		return s.Service.Pushes(), nil
+	case "node.positions":
+		return with(q, s.shown)
 	case "replica.verify":
 		return with(q, func(p replicaAsk) (any, error) { return s.Engine.Verify(ctx, p.Repo, p.Deep), nil })
 	case "replica.maintain":

@@ -57,8 +57,51 @@ func (s *Server) drainStatus(ctx context.Context, p DeviceName) (st DrainStatus,
 	if err := s.on(ask, p.Device, "node.pushes", struct{}{}, &st.Pushes); err != nil && s.isUp(ctx, d) {
 		st.Problem = fmt.Sprintf("%s does not say whether pushes are in progress: %v", p.Device, err)
 	}
-	st.Waiting, st.Left, err = s.waiting(ctx, p.Device, rules)
+	if st.Problem == "" {
+		if st.Problem, err = s.journalWithout(ctx, p.Device, rules); err != nil {
+			return st, err
+		}
+	}
+	w, err := s.waiting(ctx, p.Device, rules)
+	st.Waiting, st.Left = w.names, w.left
+	if st.Problem == "" && err == nil {
+		st.Problem = w.silent
+	}
 	return st, err
+}
+
+// journalWithout says why the journal would stop without a node's server; "" if it
+// would not.
+func (s *Server) journalWithout(ctx context.Context, device cluster.DeviceName, rules *access.Directory) (string, error) {
+	if s.Members == nil {
+		return "", nil // it is another's
+	}
+	members, err := s.Members.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	up := map[string]bool{}
+	for _, n := range rules.Nodes() {
+		up[string(n.Name)] = n.Name != device && s.isUp(ctx, n)
+	}
+	return majorityOf(members, up), nil
+}
+
+// majorityOf says why so many servers are no majority of the journal's; "" if they are.
+func majorityOf(members []journal.MemberState, up map[string]bool) string {
+	voters, left := 0, 0
+	for _, m := range members {
+		if m.Voter {
+			voters++
+			if up[m.Name] {
+				left++
+			}
+		}
+	}
+	if left > voters/2 {
+		return ""
+	}
+	return fmt.Sprintf("without it %d of the journal's %d voting servers would be up, which is no majority: neither reads nor pushes would go on", left, voters)
 }
 
 // othersThan returns the enabled nodes that count, but one.
@@ -72,48 +115,98 @@ func othersThan(device cluster.DeviceName, rules *access.Directory) map[cluster.
 	return others
 }
 
-// waiting returns repositories of which too few nodes other than this one have
-// reported the newest version, and how many there are.
-func (s *Server) waiting(ctx context.Context, device cluster.DeviceName, rules *access.Directory) (names []cluster.RepoName, left int, err error) {
-	others, names := othersThan(device, rules), []cluster.RepoName{}
-	replicas, err := s.Journal.Replicas(ctx, "")
-	if err != nil {
-		return nil, 0, err
-	}
-	at := map[cluster.RepoID][]journal.Replica{}
-	for _, r := range replicas {
-		if others[r.Device] && r.Fenced == "" {
-			at[r.Repo] = append(at[r.Repo], r)
+// A shortage is what too few other nodes have.
+type shortage struct {
+	names  []cluster.RepoName // at most drainNames
+	left   int                // how many there are
+	silent string             // a node that is up and does not say what it has; ""
+}
+
+// waiting returns the repositories of which other nodes lack the newest version: one
+// of those that are up, or so many of all that the others are no majority. They are
+// asked: what a replica once reported outlives the disk it was on.
+func (s *Server) waiting(ctx context.Context, device cluster.DeviceName, rules *access.Directory) (w shortage, err error) {
+	others := othersThan(device, rules)
+	up := map[cluster.DeviceName]bool{}
+	for _, n := range rules.Nodes() {
+		if others[n.Name] {
+			up[n.Name] = n.Name == s.Device || s.isUp(ctx, n)
 		}
 	}
+	w.names = []cluster.RepoName{}
 	need := len(others)/2 + 1
-	err = s.eachHead(ctx, func(r journal.RepoHead) {
-		have := 0
-		for _, replica := range at[r.ID] {
-			if replica.Reached(r.Head.Position) {
-				have++
+	err = s.eachPage(ctx, func(page []journal.RepoHead) {
+		at := map[cluster.DeviceName]map[cluster.RepoID]cluster.Position{}
+		for name, isUp := range up {
+			if !isUp {
+				continue
 			}
+			shown, err := s.positions(ctx, name, page)
+			if err != nil {
+				w.silent = fmt.Sprintf("%s does not say what it has: %v", name, err)
+			}
+			at[name] = shown
 		}
-		if have < need && r.Head.Version > 0 {
-			if left++; len(names) < drainNames {
-				names = append(names, r.Name)
+		for _, r := range page {
+			have := 0
+			for _, shown := range at {
+				if shown[r.ID].Reached(r.Head.Position) {
+					have++
+				}
+			}
+			if r.Head.Version > 0 && (have < need || have < len(at)) {
+				if w.left++; len(w.names) < drainNames {
+					w.names = append(w.names, r.Name)
+				}
 			}
 		}
 	})
-	return names, left, err
+	return w, err
 }
 
-// eachHead calls do with every repository.
-func (s *Server) eachHead(ctx context.Context, do func(journal.RepoHead)) error {
+// positions asks a node what its replicas show.
+func (s *Server) positions(ctx context.Context, device cluster.DeviceName, repos []journal.RepoHead) (map[cluster.RepoID]cluster.Position, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, nodePatience, errNoAnswer)
+	defer cancel()
+	var ask nodePositions
+	for _, r := range repos {
+		ask.Repos = append(ask.Repos, r.ID)
+	}
+	var shown map[cluster.RepoID]cluster.Position
+	err := s.on(ctx, device, "node.positions", ask, &shown)
+	return shown, err
+}
+
+type nodePositions struct {
+	Repos []cluster.RepoID `json:"repos"`
+}
+
+// shown is what this node's replicas show, of those that may be trusted.
+func (s *Server) shown(p nodePositions) (any, error) {
+	shown := map[cluster.RepoID]cluster.Position{}
+	for _, text := range p.Repos {
+		id, err := cluster.ParseRepoID(string(text))
+		if err != nil {
+			return nil, err
+		}
+		if at, err := s.Engine.Shows(id); err == nil {
+			shown[id] = at
+		}
+	}
+	return shown, nil
+}
+
+// eachPage calls do with all repositories, some at a time.
+func (s *Server) eachPage(ctx context.Context, do func([]journal.RepoHead)) error {
 	const page = 500
 	for after := cluster.RepoName(""); ; {
 		repos, err := s.Journal.ListRepos(ctx, after, page)
 		if err != nil {
 			return err
 		}
-		for _, r := range repos {
-			after = r.Name
-			do(r)
+		if len(repos) > 0 {
+			after = repos[len(repos)-1].Name
+			do(repos)
 		}
 		if len(repos) < page {
 			return nil
@@ -167,14 +260,23 @@ func (s *Server) mayRemove(ctx context.Context, d cluster.Device, nodes []cluste
 	if force {
 		return nil
 	}
-	const patience, pause = 3 * time.Second, 250 * time.Millisecond // reports lag a little
+	if s.isUp(ctx, d) {
+		why, err := s.journalWithout(ctx, d.Name, s.Rules.Snapshot())
+		if err == nil && why != "" {
+			err = cluster.WithHint(errors.New(why), "start the journal's other servers, or join another node first")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	const patience, pause = 3 * time.Second, 250 * time.Millisecond // replicas lag a little
 	for end := time.Now().Add(patience); ; {
-		names, left, err := s.waiting(ctx, d.Name, s.Rules.Snapshot())
-		if err != nil || left == 0 {
+		w, err := s.waiting(ctx, d.Name, s.Rules.Snapshot())
+		if err != nil || w.left == 0 {
 			return err
 		}
 		if time.Now().After(end) {
-			return cluster.WithHint(fmt.Errorf("too few other nodes have the newest version of %d repositories, such as %q", left, names[0]),
+			return cluster.WithHint(fmt.Errorf("too few other nodes have the newest version of %d repositories, such as %q", w.left, w.names[0]),
 				"start it again if it is down, and wait until the others have what only it has; or add --force, and `git cluster accept-loss`")
 		}
 		t := time.NewTimer(pause)

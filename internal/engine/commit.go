@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -31,6 +32,9 @@ type Push struct {
 	// Generation is that of the [View] in which the objects were found complete. If
 	// objects were removed since, they are looked at again.
 	Generation uint64
+	// Admitted: whoever asks has looked whether the node takes pushes, before there was
+	// anything to commit. Others are refused on one that is drained.
+	Admitted bool
 	// Tell, if not nil, gets lines for the person who waits.
 	Tell func(string)
 
@@ -60,6 +64,13 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 		return nil, err
 	}
 	defer e.work.Done()
+	// Counted before it is asked whether it may be: who has heard of the drain and then
+	// counts none will see none come.
+	e.committing.Add(1)
+	defer e.committing.Add(-1)
+	if !push.Admitted && e.Drained() {
+		return nil, cluster.WithHint(fmt.Errorf("%q is being drained: %w", e.Device, cluster.ErrDraining), "use another node")
+	}
 	r := e.replica(id)
 	came := time.Now()
 	if ok, err := e.stillWhole(ctx, r, push); err != nil {
@@ -100,6 +111,10 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 		// another; it has to say anew that it holds the objects.
 	}
 }
+
+// Committing returns how many pushes are being committed. One may go on for a while
+// after whoever asked for it has left.
+func (e *Engine) Committing() int { return int(e.committing.Load()) }
 
 // copyTries is how often copies are taken again that no longer count.
 const copyTries = 3

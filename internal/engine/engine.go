@@ -24,6 +24,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gitcluster/internal/cluster"
@@ -74,6 +75,8 @@ type Options struct {
 	Store       *repository.Store
 	Peers       Peers
 	Log         *slog.Logger
+	// Drained reports whether this node is to take no new writes; nil: never.
+	Drained func() bool
 	// Bound is how long a read waits for the journal; 0 means five seconds.
 	Bound time.Duration
 	// CopyBound is how long a small push waits for its copies before it is refused;
@@ -109,6 +112,8 @@ type Engine struct {
 
 	upkeep chan struct{} // held by who looks after a replica
 
+	committing atomic.Int64 // pushes that may yet become part of the journal
+
 	mu       sync.Mutex
 	replicas map[cluster.RepoID]*replica
 	names    map[cluster.RepoName]cluster.Repo // as last heard of, for stale reads only
@@ -143,6 +148,9 @@ func New(o Options) *Engine {
 	}
 	if o.Unreached == 0 {
 		o.Unreached = 14 * 24 * time.Hour
+	}
+	if o.Drained == nil {
+		o.Drained = func() bool { return false }
 	}
 	if o.At == nil {
 		o.At = func(Step) {}
@@ -320,6 +328,19 @@ func (e *Engine) Applied(id cluster.RepoID) (cluster.Position, error) {
 		return cluster.Position{}, err
 	}
 	return local.Applied()
+}
+
+// Shows is Applied for somebody who wants to rely on this disk: a replica that is
+// fenced, or not to be trusted before it was compared with the journal, shows nothing.
+func (e *Engine) Shows(id cluster.RepoID) (cluster.Position, error) {
+	r := e.replica(id)
+	if why, err := e.doubted(r); err != nil || why != "" {
+		return cluster.Position{}, fmt.Errorf("%s: %w", why, errors.Join(err, cluster.ErrUnavailable))
+	}
+	if why := r.hasBeenPutBack(); why != "" {
+		return cluster.Position{}, fmt.Errorf("%s: %w", why, cluster.ErrUnavailable)
+	}
+	return e.Applied(id)
 }
 
 func (e *Engine) replica(id cluster.RepoID) *replica {

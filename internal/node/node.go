@@ -162,7 +162,7 @@ func (n *Node) compose(ctx context.Context, version string) error {
 	}
 	name := n.self.Name
 	n.peers = peer.New(name, n.self.Region, n.key.Signer, n.rules.Snapshot)
-	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log})
+	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log, Drained: n.drained})
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
 		Hooks: n.dir.path("hooks"), Socket: socket, Turns: n.turns, Metrics: n.metrics, Log: n.log})
 	n.metrics.Watch(n.load)
@@ -430,6 +430,12 @@ func (n *Node) awaitJournal(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// drained reports whether an operator wants this node to take no more writes.
+func (n *Node) drained() bool {
+	d, ok := n.rules.Snapshot().Device(n.self.Name)
+	return ok && !d.Writable
 }
 
 func (n *Node) lastKnownServers() []string {

@@ -201,7 +201,7 @@ func (p *pull) fetch(ctx context.Context, s *scratch, d *difference) error {
 // ours reports whether a failure lies with this node or the journal and says
 // nothing of a remote.
 func ours(err error) bool {
-	return errors.Is(err, cluster.ErrUnavailable) || errors.Is(err, cluster.ErrFenced) || errors.Is(err, cluster.ErrStopping)
+	return errors.Is(err, cluster.ErrUnavailable) || errors.Is(err, cluster.ErrFenced) || errors.Is(err, cluster.ErrStopping) || errors.Is(err, cluster.ErrDraining)
 }
 
 // maxUpdates is how many updates one entry of the journal is to hold.

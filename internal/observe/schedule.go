@@ -132,6 +132,9 @@ func (s *schedule) pullIfDue(id cluster.RepoID) time.Duration {
 		return 0
 	}
 	defer func() { <-s.slots }()
+	if s.Engine.Drained() {
+		return later // another node pulls it
+	}
 	if wait, err := s.untilDue(id); err != nil || wait > 0 {
 		return max(wait, time.Second)
 	}

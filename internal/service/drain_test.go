@@ -9,6 +9,7 @@ import (
 
 	"gitcluster/internal/access"
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/engine"
 )
 
 // draining is a directory in which this node takes no pushes; it notes how many
@@ -29,7 +30,7 @@ func (d *draining) Refresh(context.Context) (*access.Directory, error) { return 
 // the count that says the node may be stopped.
 func TestPushIsCountedBeforeItBegins(t *testing.T) {
 	d := &draining{}
-	d.service = New(Options{Device: "a", Directory: d, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	d.service = New(Options{Device: "a", Directory: d, Engine: engine.New(engine.Options{Device: "a"}), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err := d.service.ReceivePack(t.Context(), Request{Repo: "x"}); !errors.Is(err, cluster.ErrDraining) {
 		t.Fatal(err)
 	}

@@ -211,8 +211,9 @@ func reassure(stderr io.Writer) (stop func()) {
 	return func() { close(quit); <-ended }
 }
 
-// Pushes returns how many pushes are in progress on this node.
-func (s *Service) Pushes() int { return int(s.begun.Load()) }
+// Pushes returns how many pushes are in progress on this node. One of which the
+// client has gone may still be on its way to the journal.
+func (s *Service) Pushes() int { return max(int(s.begun.Load()), s.Engine.Committing()) }
 
 // pushOf finds the push a token belongs to. Whoever has the token could speak
 // for the push, so the time this takes must not tell how much of one is right.
@@ -289,7 +290,7 @@ func (p *push) decide(ctx context.Context, q procreceive.Request, tell func(stri
 		var err error
 		results, err = p.service.Engine.Commit(ctx, p.repo.ID, engine.Push{
 			ID: p.id, Actor: p.actor, Updates: rest, Atomic: q.Atomic,
-			Copies: p.repo.Copies, Degraded: p.repo.WhenDegraded == cluster.Warn, Generation: p.since, Tell: tell,
+			Copies: p.repo.Copies, Degraded: p.repo.WhenDegraded == cluster.Warn, Generation: p.since, Admitted: true, Tell: tell,
 		})
 		if errors.Is(err, engine.ErrUnclear) {
 			// A failing hook would make Git tell the client "ng", which may be a
