@@ -74,6 +74,21 @@ func TestBackupAndRestore(t *testing.T) {
 	if changed, bytes := write(); changed != 1 || bytes > 4096 {
 		t.Errorf("after one commit: %d changed, %d bytes", changed, bytes)
 	}
+	// A repository that cannot be copied is no reason to have nothing new of the others.
+	boss.Git(t, work, "push", "-q", "cluster::team/odd", "main")
+	boss.Git(t, c.Repository(t, "team/odd")["node1"], "update-ref", "refs/heads/edited", "main")
+	on(c, "verify", "team/odd")
+	boss.Commit(t, work, "f", "more")
+	boss.Git(t, work, "push", "-q", "cluster::team/plain", "main:dev")
+	if said := on(c, "backup", dir).Refused(t); !strings.Contains(said, "1 of 4 repositories are not as new in it as in the cluster: team/odd: ") {
+		t.Errorf("with one that is fenced: %s", said)
+	}
+	must(c, "repair", "team/odd")
+	if changed, _ := write(); changed != 1 {
+		t.Errorf("after the repair %d changed, and only one had not been copied", changed)
+	}
+	must(c, "repo", "delete", "team/odd", "--yes")
+	write()
 	manifest := filepath.Join(dir, "manifest.json")
 	if info, err := os.Stat(manifest); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the manifest: %v, %v", info.Mode(), err)
@@ -164,7 +179,7 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	// What was changed in the folder is not restored.
 	refs, err := filepath.Glob(filepath.Join(dir, "refs/*"))
-	if err != nil || len(refs) != 3 {
+	if err != nil || len(refs) != 4 { // what was deleted stays in it
 		t.Fatalf("refs: %v, %v", refs, err)
 	}
 	for _, f := range refs {

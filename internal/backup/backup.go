@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"gitcluster/internal/cluster"
@@ -80,6 +81,7 @@ func (b *Backup) Write(ctx context.Context, dir string, only []cluster.RepoName,
 	if err := os.MkdirAll(f.path("refs"), 0o700); err != nil {
 		return sum, err
 	}
+	var failed []string
 	had := map[cluster.RepoID]Repository{}
 	for _, r := range last.Repositories {
 		had[r.Settings.ID] = r
@@ -100,8 +102,18 @@ func (b *Backup) Write(ctx context.Context, dir string, only []cluster.RepoName,
 			if errors.Is(err, cluster.ErrNotFound) && len(only) == 0 {
 				continue // deleted since it was listed
 			}
+			if cause := context.Cause(ctx); cause != nil {
+				return sum, cause
+			}
 			if err != nil {
-				return sum, fmt.Errorf("%s: %w", repo.Name, err)
+				// One that is fenced here, say, is no reason to have no backup of the others;
+				// what the backup has of it stays.
+				tell(fmt.Sprintf("%s: %v", repo.Name, err))
+				failed = append(failed, fmt.Sprintf("%s: %v", repo.Name, err))
+				if before.Settings.ID != "" {
+					next.Repositories = append(next.Repositories, before)
+				}
+				continue
 			}
 			sum.Changed++
 		}
@@ -131,7 +143,12 @@ func (b *Backup) Write(ctx context.Context, dir string, only []cluster.RepoName,
 		return sum, err
 	}
 	b.Log.Info("backup", "dir", dir, "repositories", sum.Repositories, "changed", sum.Changed, "bytes", sum.Bytes, "took", time.Since(next.Time).Round(time.Millisecond))
-	return sum, f.tidy(next)
+	if err := f.tidy(next); err != nil || len(failed) == 0 {
+		return sum, err
+	}
+	const told = 3
+	return sum, cluster.WithHint(fmt.Errorf("%d of %d repositories are not as new in it as in the cluster: %s", len(failed), len(repos), strings.Join(failed[:min(len(failed), told)], "; ")),
+		"the others are; run it again, here or on another node")
 }
 
 // repositories are all there are, or those asked for.
