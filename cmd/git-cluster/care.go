@@ -150,12 +150,19 @@ func acceptLossCommand() *cobra.Command {
 		}
 		out := cmd.OutOrStdout()
 		fmt.Fprintf(out, "The journal is at version %d. The best replica, on %s, can show version %d.\nThese pushes would be lost:\n", loss.Head, loss.Device, loss.Survives)
+		if loss.Untold > 0 {
+			fmt.Fprintf(out, "  versions %d to %d, of which the journal no longer says what they were\n", loss.Survives+1, loss.Untold)
+		}
 		for _, e := range loss.Entries {
 			for _, p := range e.Pushes {
 				fmt.Fprintf(out, "  version %d  %s  %s through %s, %d refs\n", e.Version, e.Time.Local().Format(time.DateTime), p.Actor, e.Device, p.Refs)
 			}
 		}
-		fmt.Fprintln(out, "These refs would go back:")
+		if loss.Untold > 0 {
+			fmt.Fprintf(out, "Its refs would be those of version %d again. All other replicas would take them from there, and keep what\nthey have besides below refs/strays/.\n", loss.Survives)
+		} else {
+			fmt.Fprintln(out, "These refs would go back:")
+		}
 		for _, u := range loss.Refs {
 			fmt.Fprintf(out, "  %s from %s to %s\n", u.Ref, orNone(u.Old), orNone(u.New))
 		}

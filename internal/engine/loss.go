@@ -23,6 +23,9 @@ type Loss struct {
 	Entries  []journal.Entry     `json:"entries"`  // what is after it, without their updates beyond lossUpdates
 	Refs     []cluster.RefUpdate `json:"refs"`     // from what the journal says to what the refs would be
 	NewHead  cluster.RefName     `json:"new_head,omitempty"`
+	// Untold, if not 0, is the last of the versions after Survives of which the journal
+	// no longer says what they were. Then Refs are not known.
+	Untold cluster.Version `json:"untold,omitempty"`
 }
 
 // lossUpdates is how many updates of an entry a Loss tells.
@@ -54,7 +57,8 @@ type lossAt struct {
 	Loss
 	repo     cluster.Repo
 	head     journal.Head         // the newest version when it was looked for
-	survives *repository.RefTable // the refs of the version that survives
+	at       cluster.Position     // of the version that survives
+	survives *repository.RefTable // its refs
 }
 
 // loss looks how far the journal can be followed with the objects there are. The
@@ -79,9 +83,10 @@ func (e *Engine) loss(ctx context.Context, r *replica) (lossAt, error) {
 	if err != nil {
 		return lossAt{}, err
 	}
-	loss := Loss{Device: e.Device, Head: head.Version, Survives: r.position().Version}
+	at := r.position()
+	loss := Loss{Device: e.Device, Head: head.Version, Survives: at.Version}
 	if why != "" {
-		loss.Survives = 0 // nothing but what is walked below
+		loss.Survives, at = 0, cluster.Position{Epoch: head.Epoch} // nothing but what is walked below
 		if head.Oldest > 1 {
 			return lossAt{}, fmt.Errorf("the replica on %q is not to be trusted (%s), and the journal begins at version %d: %w", e.Device, why, head.Oldest, cluster.ErrUnavailable)
 		}
@@ -89,6 +94,19 @@ func (e *Engine) loss(ctx context.Context, r *replica) (lossAt, error) {
 	survives, err := e.refsBefore(ctx, record, head, loss.Survives)
 	if err != nil {
 		return lossAt{}, err
+	}
+	if loss.Survives+1 < head.Oldest || at.Epoch != head.Epoch {
+		if survives.Digest() != at.Digest {
+			return lossAt{}, fmt.Errorf("the refs on %q are not those of version %d, which it last showed: %w", e.Device, at.Version, cluster.ErrUnavailable)
+		}
+		loss.Untold = head.Oldest - 1
+		for entry, err := range e.Journal.Entries(ctx, r.id, loss.Untold, head.Version) {
+			if err != nil {
+				return lossAt{}, err
+			}
+			loss.Entries = append(loss.Entries, shortened(entry))
+		}
+		return lossAt{loss, record, head, at, survives}, nil
 	}
 	last := repository.NewRefTable() // the refs at the head
 	last.SetHead(survives.Head())
@@ -108,11 +126,10 @@ func (e *Engine) loss(ctx context.Context, r *replica) (lossAt, error) {
 		apply(last, entry)
 		if closed {
 			apply(survives, entry)
-			loss.Survives = entry.Version
+			loss.Survives, at = entry.Version, entry.Position()
 			continue
 		}
-		entry.Updates = entry.Updates[:min(len(entry.Updates), lossUpdates)]
-		loss.Entries = append(loss.Entries, entry)
+		loss.Entries = append(loss.Entries, shortened(entry))
 	}
 	if len(loss.Entries) == 0 {
 		return lossAt{}, ErrNothingLost
@@ -121,7 +138,12 @@ func (e *Engine) loss(ctx context.Context, r *replica) (lossAt, error) {
 	if last.Head() != survives.Head() {
 		loss.NewHead = survives.Head()
 	}
-	return lossAt{loss, record, head, survives}, nil
+	return lossAt{loss, record, head, at, survives}, nil
+}
+
+func shortened(entry journal.Entry) journal.Entry {
+	entry.Updates = entry.Updates[:min(len(entry.Updates), lossUpdates)]
+	return entry
 }
 
 // refsBefore returns the refs of a version that this replica shows, by the
@@ -182,6 +204,15 @@ func (e *Engine) AcceptLoss(ctx context.Context, id cluster.RepoID, told Loss, a
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return "", err
 	}
+	// The replica may hold more than its refs show: they follow, so that the bundle has
+	// it all.
+	if why, err := e.doubted(r); err == nil && why == "" && loss.at.Version > r.position().Version {
+		survives := loss.head
+		survives.Position = loss.at
+		if err := e.replay(ctx, r, survives, func(string) {}); err != nil {
+			return "", err
+		}
+	}
 	if disk, err := r.repo.LoadRefs(ctx); err != nil {
 		return "", err
 	} else if disk.Len() > 0 { // Git makes no empty bundle
@@ -198,11 +229,22 @@ func (e *Engine) AcceptLoss(ctx context.Context, id cluster.RepoID, told Loss, a
 		Device: e.Device, Time: time.Now().UTC(), Copies: []cluster.DeviceName{e.Device}, GivenUp: loss.Survives + 1,
 		Pushes: []journal.Push{{ID: journal.NewID(), Actor: actor, Refs: len(loss.Refs)}},
 	}
+	if loss.Untold > 0 {
+		// No list of updates leads from refs that nobody knows any more to these: a new
+		// epoch begins with them, and every other replica takes them from here.
+		entry.Epoch++
+	}
 	next, err := e.Journal.Append(ctx, id, head, entry, []journal.Counted{{Device: e.Device, Incarnation: e.Incarnation}})
 	if err != nil {
 		return bundle, err
 	}
 	e.Log.Warn("versions were given up as lost", "repo", loss.repo.Name, "survives", loss.Survives, "head", loss.Head, "by", actor)
 	r.noteHead(next)
-	return bundle, e.catchUp(ctx, r, func(string) {})
+	if err := e.catchUp(ctx, r, func(string) {}); err != nil {
+		return bundle, err
+	}
+	if loss.Untold > 0 {
+		err = e.Journal.Trim(ctx, id, next.Version)
+	}
+	return bundle, err
 }

@@ -55,6 +55,9 @@ func TestAcceptLoss(t *testing.T) {
 	if info, err := os.Stat(bundle); err != nil || info.Size() == 0 || filepath.Dir(bundle) != folder {
 		t.Errorf("the bundle %q: %v", bundle, err)
 	}
+	if heads := w.git(w.work, "bundle", "list-heads", bundle); !strings.Contains(heads, string(other)+" refs/heads/held") {
+		t.Errorf("the bundle lacks what b held and did not show yet: %q", heads)
+	}
 	want := map[string]string{"HEAD": "refs/heads/main", "refs/heads/main": string(one), "refs/heads/gone": string(one), "refs/heads/held": string(other)}
 	for _, name := range []cluster.DeviceName{"b", "c"} {
 		if v, refs := w.nodes[name].sync(); len(refs) != len(want) || refs["refs/heads/main"] != string(one) || refs["refs/heads/gone"] != string(one) || v.Applied.Version != 5 {
@@ -73,6 +76,55 @@ func TestAcceptLoss(t *testing.T) {
 	kept := w.git(v.Dir, "for-each-ref", "--format=%(objectname) %(refname)", "refs/strays")
 	if !strings.Contains(kept, string(two)+" refs/strays/") || !strings.Contains(kept, "/heads/new") || !strings.Contains(kept, "/heads/main") {
 		t.Errorf("what a came back with is not kept: %q", kept)
+	}
+}
+
+// The survivor is older than the journal's oldest entry: nobody knows any more what
+// led from it to what is lost.
+func TestAcceptLossOfTrimmedVersions(t *testing.T) {
+	for name, crash := range map[string]bool{"": false, "killed before it has noted it": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "a", "b", "c")
+			a, b := w.nodes["a"], w.nodes["b"]
+			tips := a.history(2)
+			b.sync()
+			w.nodes["c"].sync()
+			a.historyFrom(tips[1], 6)
+			if err := a.Journal.Trim(t.Context(), w.repo.ID, 6); err != nil {
+				t.Fatal(err)
+			}
+			a.setDown(true)
+			loss, err := b.Loss(t.Context(), w.repo.ID)
+			if err != nil || loss.Survives != 2 || loss.Head != 8 || loss.Untold != 5 || len(loss.Entries) != 3 {
+				t.Fatalf("%+v, %v", loss, err)
+			}
+			if _, err := b.AcceptLoss(t.Context(), w.repo.ID, loss, "tester", t.TempDir()); err != nil {
+				t.Fatal(err)
+			}
+			if crash {
+				local, err := b.Store.Open(w.repo.ID)
+				if err == nil {
+					err = local.SetApplied(cluster.Position{Epoch: loss.Entries[0].Epoch, Version: 2, Digest: b.replica(w.repo.ID).position().Digest})
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.nodes["c"].setDown(true)
+				b = w.restarted("b")
+				b.sync()
+				w.nodes["c"].setDown(false)
+			}
+			next := w.commit(tips[1])
+			b.accept(set("refs/heads/main", tips[1], next))
+			a.setDown(false)
+			w.restarted("a")
+			for _, name := range w.names {
+				v, refs := w.nodes[name].sync()
+				if refs["refs/heads/main"] != string(next) {
+					t.Errorf("%s at %v shows %v", name, v.Applied, refs)
+				}
+			}
+		})
 	}
 }
 

@@ -167,6 +167,9 @@ func (e *Engine) refsAt(ctx context.Context, r *replica, record cluster.Repo, he
 	if table := r.known.Load(); table != nil && table.Digest() == head.Digest {
 		return table.Clone(), nil
 	}
+	if disk.Digest() == head.Digest { // whatever version it is said to be
+		return disk.Clone(), nil
+	}
 	if repo, err := e.Store.Open(r.id); err == nil {
 		at, err := repo.Applied()
 		if err == nil && at.Epoch == head.Epoch && at.Version+1 >= head.Oldest && at.Version <= head.Version {

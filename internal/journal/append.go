@@ -116,8 +116,8 @@ func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e En
 	}()
 	next := head
 	next.Position, next.Device = e.Position(), e.Device
-	if next.Oldest == 0 {
-		next.Oldest = e.Version
+	if next.Oldest == 0 || e.Epoch != head.Epoch {
+		next.Oldest = e.Version // what is before it leads nowhere now
 	}
 	if e.GivenUp > 0 {
 		next.GivenUp = e.Version
