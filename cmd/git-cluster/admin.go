@@ -48,8 +48,9 @@ func statusCommand() *cobra.Command {
 		if err := showMirrors(out, st); err != nil {
 			return err
 		}
+		showShortage(out, st.Short)
 		if len(st.Behind) == 0 {
-			fmt.Fprintln(out, "\nevery replica that has reported is up to date")
+			fmt.Fprintln(out, "\nevery replica is up to date")
 			return nil
 		}
 		fmt.Fprintln(out)
@@ -62,6 +63,21 @@ func statusCommand() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// showShortage says what too few nodes mean for pushes.
+func showShortage(out io.Writer, short *admin.Shortage) {
+	if short == nil {
+		return
+	}
+	fmt.Fprintf(out, "\nonly %d nodes are up that can hold a push:", short.Up)
+	if short.Refused > 0 {
+		fmt.Fprintf(out, " pushes to %d repositories, such as %s, are refused;", short.Refused, short.Names[0])
+	}
+	if short.Warned > 0 {
+		fmt.Fprintf(out, " those to %d are accepted with a warning;", short.Warned)
+	}
+	fmt.Fprintln(out, " start the others")
 }
 
 func yesNo(b bool) string {

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,11 +27,22 @@ type Status struct {
 	Repos   int                   `json:"repositories"`
 	Behind  []RepoView            `json:"behind"` // repositories with a replica that lags or is fenced
 	Mirrors int                   `json:"mirrors"`
-	Failing []RepoView            `json:"failing"`          // mirrors of which the last pull failed
-	Trusted []string              `json:"trusted_networks"` // CIDR; where device keys count from
+	Failing []RepoView            `json:"failing"` // mirrors of which the last pull failed
+	// Short, if not nil, says that too few nodes are up for the copies that pushes need.
+	Short   *Shortage `json:"short,omitempty"`
+	Trusted []string  `json:"trusted_networks"` // CIDR; where device keys count from
 	// Problem is why the journal could not be asked. Then nodes and servers are as
 	// this node last knew them, and nothing is said of repositories.
 	Problem string `json:"problem,omitempty"`
+}
+
+// Shortage is to how many repositories pushes are refused, or accepted with a warning,
+// because fewer nodes are up than have to hold them.
+type Shortage struct {
+	Up      int                `json:"up"` // nodes that can hold a copy
+	Refused int                `json:"refused"`
+	Warned  int                `json:"warned"`
+	Names   []cluster.RepoName `json:"names"` // the first of those to which they are refused
 }
 
 // NodeStatus is one node.
@@ -39,8 +51,9 @@ type NodeStatus struct {
 	SSH     string             `json:"ssh"`
 	Region  string             `json:"region,omitempty"`
 	Enabled bool               `json:"enabled"`
-	Up      bool               `json:"up"`      // its SSH front takes connections
-	Journal string             `json:"journal"` // "leader", "voter", "learner" or "client"
+	New     bool               `json:"new,omitempty"` // it has joined, and has not yet what the others have
+	Up      bool               `json:"up"`            // its SSH front takes connections
+	Journal string             `json:"journal"`       // "leader", "voter", "learner" or "client"
 }
 
 func (s *Server) status(ctx context.Context, id cluster.Identity) (any, error) {
@@ -77,7 +90,7 @@ func (s *Server) nodes(ctx context.Context, patience time.Duration) Status {
 		}
 	}
 	for _, d := range rules.Nodes() {
-		n := NodeStatus{Name: d.Name, SSH: d.SSH, Region: d.Region, Enabled: d.Enabled, Journal: "client"}
+		n := NodeStatus{Name: d.Name, SSH: d.SSH, Region: d.Region, Enabled: d.Enabled, New: d.New, Journal: "client"}
 		for _, m := range st.Journal {
 			switch {
 			case m.Name != string(d.Name):
@@ -117,7 +130,7 @@ func (s *Server) knock(ctx context.Context, nodes []NodeStatus) {
 // for a moment, so one that shows a replica behind is looked at once more.
 func (s *Server) repositories(ctx context.Context, st Status) (Status, error) {
 	for look := 0; ; look++ {
-		st.Repos, st.Behind, st.Mirrors, st.Failing = 0, []RepoView{}, 0, []RepoView{}
+		st.Repos, st.Behind, st.Mirrors, st.Failing, st.Short = 0, []RepoView{}, 0, []RepoView{}, nil
 		if err := s.lookAtReplicas(ctx, &st); err != nil || len(st.Behind) == 0 || look == 2 {
 			return st, err
 		}
@@ -144,6 +157,16 @@ func (s *Server) lookAtReplicas(ctx context.Context, st *Status) error {
 	if err != nil {
 		return err
 	}
+	var counted []cluster.DeviceName
+	short := &Shortage{Names: []cluster.RepoName{}}
+	for _, n := range st.Nodes {
+		if n.Enabled && !n.New {
+			counted = append(counted, n.Name)
+			if n.Up {
+				short.Up++
+			}
+		}
+	}
 	const page = 500
 	for after := cluster.RepoName(""); ; {
 		repos, err := s.Journal.ListRepos(ctx, after, page)
@@ -162,19 +185,53 @@ func (s *Server) lookAtReplicas(ctx context.Context, st *Status) error {
 					st.Failing = append(st.Failing, failing)
 				}
 			}
-			for _, replica := range byRepo[r.ID] {
+			for _, replica := range withSilent(byRepo[r.ID], counted, r) {
 				if rv := replicaView(replica, r.Head); rv.Behind > 0 || rv.Fenced != "" {
 					v.Replicas = append(v.Replicas, rv)
 				}
 			}
+			short.look(&r.Repo, len(counted))
 			if len(v.Replicas) > 0 {
 				st.Behind = append(st.Behind, v)
 			}
 		}
 		if len(repos) < page {
+			if short.Refused+short.Warned > 0 {
+				st.Short = short
+			}
 			return nil
 		}
 	}
+}
+
+// look counts a repository if its pushes find too few nodes.
+func (s *Shortage) look(repo *cluster.Repo, nodes int) {
+	need := repo.Copies
+	if need == 0 {
+		need = nodes/2 + 1
+	}
+	switch {
+	case need <= s.Up || repo.Observe != nil:
+	case repo.WhenDegraded == cluster.Warn:
+		s.Warned++
+	default:
+		if s.Refused++; len(s.Names) < shortNames {
+			s.Names = append(s.Names, repo.Name)
+		}
+	}
+}
+
+const shortNames = 20
+
+// withSilent adds the nodes that have reported nothing of a repository: they have
+// nothing of it.
+func withSilent(reports []journal.Replica, nodes []cluster.DeviceName, r journal.RepoHead) []journal.Replica {
+	for _, name := range nodes {
+		if !slices.ContainsFunc(reports, func(r journal.Replica) bool { return r.Device == name }) {
+			reports = append(reports, journal.Replica{Repo: r.ID, Device: name, Position: cluster.Position{Epoch: r.Head.Epoch}})
+		}
+	}
+	return reports
 }
 
 // TokenCreate asks for a token that admits one machine.

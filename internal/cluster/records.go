@@ -20,9 +20,9 @@ type Device struct {
 	Writable  bool       `json:"writable"` // pushes may be sent to it
 	// ActsAs lets a device that is no node act as users; nodes may.
 	ActsAs bool `json:"acts_as_users,omitempty"`
-	// New is set from its joining to its first start. Until then it counts for
-	// no majority of copies: a machine that was prepared but never came up must
-	// not refuse pushes.
+	// New is set from its joining until it has, once, what the others have. Until then it
+	// counts for no majority of copies and nobody is sent to it: a machine that was
+	// prepared but never came up must not refuse pushes.
 	New    bool      `json:"new,omitempty"`
 	Joined time.Time `json:"joined"`
 }

@@ -313,6 +313,16 @@ func common(a, b []journal.Counted) []journal.Counted {
 // Known is the Taker's side of an offer, on this node.
 func (e *Engine) Known(ctx context.Context, o peer.Offer) ([]cluster.OID, error) {
 	r, table, err := e.taking(ctx, o.Repo)
+	if err == nil && table.Len() == 0 && r.position().Version == 0 {
+		// Nothing is here yet. What is in the journal comes once, by a catch-up, and not
+		// with each push that comes meanwhile.
+		var head journal.Head
+		if _, head, err = e.Journal.LookupID(ctx, r.id); err == nil && head.Version > 0 {
+			if err = e.reach(ctx, r, head, nil); err == nil {
+				r, table, err = e.taking(ctx, o.Repo)
+			}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

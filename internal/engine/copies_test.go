@@ -14,6 +14,7 @@ import (
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
+	"gitcluster/internal/peer"
 )
 
 // newest returns the newest entry of the world's repository.
@@ -357,5 +358,44 @@ func (w *world) await(what string, there func() bool) {
 			w.t.Fatalf("waited 10 s for %s", what)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// A node that has nothing yet gets the history once, and not with each push that wants
+// a copy there meanwhile.
+func TestCopyBeforeTheFirstSync(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	tips := a.history(3)
+	next := w.commit(tips[2])
+	haves, err := b.Known(t.Context(), peer.Offer{Repo: w.repo.ID, Wants: []cluster.OID{next}, Refs: []cluster.RefName{"refs/heads/main"}})
+	if err != nil || len(haves) != 1 || haves[0] != tips[2] {
+		t.Errorf("it has %v, %v; want %s", haves, err, tips[2])
+	}
+	a.setDown(true)
+	empty := w.another("b", Options{})
+	if err := empty.Store.Retire(w.repo.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := empty.Store.Expire(-time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := empty.Known(t.Context(), peer.Offer{Repo: w.repo.ID, Wants: []cluster.OID{next}, Refs: []cluster.RefName{"refs/heads/main"}}); !errors.Is(err, cluster.ErrNoReplica) {
+		t.Errorf("a node that cannot get the history: %v", err)
+	}
+}
+
+// Everything that the journal has is brought to a node before it counts.
+func TestCatchUpAll(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	tips := a.history(2)
+	failed, err := b.CatchUpAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = failed // other tests' repositories may be in the journal, which no node here has
+	if at, err := b.Shows(w.repo.ID); err != nil || at.Version != 2 {
+		t.Errorf("it shows %v, %v; want version 2, %s", at, err, tips[1])
 	}
 }

@@ -35,7 +35,7 @@ func TestAppendComparesAndSwaps(t *testing.T) {
 			t.Errorf("onto an old head: %v", err)
 		}
 		_, now, err := w.LookupID(ctx, repo.ID)
-		if err != nil || now != one || now.Version != 1 || now.Digest != first.Digest || now.Oldest != 1 || now.Device != "a" {
+		if err != nil || !same(now, one) || now.Version != 1 || now.Digest != first.Digest || now.Oldest != 1 || now.Device != "a" {
 			t.Errorf("the head is %+v, %v; want %+v", now, err, one)
 		}
 		// What Append returned is as good as what Lookup returns.
@@ -126,7 +126,7 @@ func TestAppendWhenAnswersAreLost(t *testing.T) {
 					t.Fatalf("%v, %d answers still to lose", err, losses)
 				}
 				_, now, err := w.LookupID(t.Context(), repo.ID)
-				if err != nil || now != next || now.Version != 1 {
+				if err != nil || !same(now, next) || now.Version != 1 {
 					t.Errorf("the head is %+v, %v; Append said %+v", now, err, next)
 				}
 				// Its answer can be appended to.
@@ -231,7 +231,7 @@ func TestAppendNeedsTheCountedIncarnations(t *testing.T) {
 				t.Errorf("%v: %v", bad, err)
 			}
 		}
-		if _, now, err := w.LookupID(ctx, repo.ID); err != nil || now != head || w.count(keyJournal+string(repo.ID)) != 1 {
+		if _, now, err := w.LookupID(ctx, repo.ID); err != nil || !same(now, head) || w.count(keyJournal+string(repo.ID)) != 1 {
 			t.Errorf("after refusals the head is %v, %v", now, err)
 		}
 		w.append(repo.ID, head, entry(head, 3))

@@ -241,6 +241,28 @@ func (j *Journal) Replicas(ctx context.Context, id cluster.RepoID) ([]Replica, e
 	return all, nil
 }
 
+// ForgetReports removes all that a device has reported: its disk is another now.
+func (j *Journal) ForgetReports(ctx context.Context, device cluster.DeviceName) error {
+	all, err := j.Replicas(ctx, "")
+	if err != nil {
+		return err
+	}
+	const batch = 100 // etcd takes at most 128 operations in a transaction
+	var ops []clientv3.Op
+	for i, r := range all {
+		if r.Device == device {
+			ops = append(ops, clientv3.OpDelete(keyReplica+string(r.Repo)+"/"+string(device)))
+		}
+		if len(ops) == batch || i == len(all)-1 && len(ops) > 0 {
+			if _, err := j.kv.Txn(ctx).Then(ops...).Commit(); err != nil {
+				return unavailable(err)
+			}
+			ops = nil
+		}
+	}
+	return nil
+}
+
 // freeName is the condition that the name is nobody's, that no folder of it is
 // a repository and that it is no folder of one. The name except, which is
 // about to go, does not count.

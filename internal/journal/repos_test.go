@@ -19,12 +19,12 @@ func TestCreateAndLookup(t *testing.T) {
 		want, made := w.create("demo/hello")
 		for _, j := range []*Journal{w.Journal, New(w.client), w.Journal} { // without and with a guess of the id
 			repo, head, err := j.Lookup(ctx, "demo/hello")
-			if err != nil || repo != want || head != made {
+			if err != nil || repo != want || !same(head, made) {
 				t.Errorf("got %+v %+v %v, want %+v %+v", repo, head, err, want, made)
 			}
 		}
 		repo, head, err := w.LookupID(ctx, want.ID)
-		if err != nil || repo != want || head != made {
+		if err != nil || repo != want || !same(head, made) {
 			t.Errorf("by id: %+v %+v %v", repo, head, err)
 		}
 		var digest cluster.Digest
@@ -85,7 +85,7 @@ func TestRename(t *testing.T) {
 			}
 			repo.Name = to
 			got, at, err := other.Lookup(ctx, to)
-			if err != nil || got != repo || at != head {
+			if err != nil || got != repo || !same(at, head) {
 				t.Errorf("%q to %q: got %+v %+v %v", from, to, got, at, err)
 			}
 			if _, _, err := other.Lookup(ctx, from); !errors.Is(err, cluster.ErrNotFound) {
@@ -335,4 +335,28 @@ func TestUnreachable(t *testing.T) {
 			t.Errorf("%s: %v, want unavailable", what, err)
 		}
 	}
+}
+
+func TestForgetReports(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		id := cluster.RepoID(NewID())
+		for _, device := range []cluster.DeviceName{"a", "b"} {
+			for i := range 120 {
+				r := Replica{Repo: cluster.RepoID(fmt.Sprintf("%016x", i)), Device: device}
+				if i == 0 {
+					r.Repo = id
+				}
+				if err := w.ReportReplica(t.Context(), r); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := w.ForgetReports(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		left, err := w.Replicas(t.Context(), "")
+		if err != nil || len(left) != 120 || left[0].Device != "b" || left[119].Device != "b" {
+			t.Errorf("%d left, %v", len(left), err)
+		}
+	})
 }

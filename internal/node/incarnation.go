@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"gitcluster/internal/cluster"
 	"gitcluster/internal/durable"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/repository"
@@ -40,6 +41,10 @@ func (n *Node) incarnate(ctx context.Context, store *repository.Store) (string, 
 		if err := n.doubt(store); err != nil {
 			return "", err
 		}
+		// What the last disk showed is not what this one does.
+		if err := n.journal.ForgetReports(ctx, n.self.Name); err != nil {
+			return "", err
+		}
 	}
 	// A crash between the two writes leaves both names on the disk, and one of
 	// them in the journal.
@@ -61,6 +66,9 @@ func (n *Node) doubt(store *repository.Store) error {
 	n.log.Warn("this disk is not the one the node ran on last; its replicas are compared with the journal before they serve", "replicas", len(ids))
 	for _, id := range ids {
 		repo, err := store.Open(id)
+		if errors.Is(err, cluster.ErrNotFound) {
+			continue // a folder that is damaged; it is doubted when it is mended
+		}
 		if err != nil {
 			return err
 		}

@@ -290,14 +290,21 @@ func (n *Node) errRemoved() error {
 	return cluster.WithHint(fmt.Errorf("node %q was removed from the cluster", n.self.Name), "to bring the machine back, `git cluster join` with an empty data directory")
 }
 
-// takePart has the node count for what needs a majority of nodes, from its first
-// start on.
+// takePart has the node count for what needs a majority of nodes, from when it has
+// what the others have. Until then a push that waits for its copy would wait for the
+// whole history.
 func (n *Node) takePart(ctx context.Context) error {
 	if d, ok := n.rules.Snapshot().Device(n.self.Name); !ok || !d.New {
 		return nil
 	}
 	for {
-		err := n.journal.ChangeDevice(ctx, n.self.Name, func(d *cluster.Device) error { d.New = false; return nil })
+		failed, err := n.engine.CatchUpAll(ctx)
+		if err == nil && failed > 0 {
+			n.log.Warn("some repositories could not be had yet; the node counts all the same", "repositories", failed)
+		}
+		if err == nil {
+			err = n.journal.ChangeDevice(ctx, n.self.Name, func(d *cluster.Device) error { d.New = false; return nil })
+		}
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}

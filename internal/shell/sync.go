@@ -109,7 +109,7 @@ func (sh *Shell) sync(ctx context.Context, s *session.Session, id cluster.Identi
 func (sh *Shell) nodeList() cluster.NodeList {
 	l := cluster.NodeList{Cluster: sh.Cluster}
 	for _, d := range sh.Rules().Nodes() {
-		if d.Enabled && d.SSH != "" {
+		if d.Enabled && d.SSH != "" && !d.New {
 			l.Nodes = append(l.Nodes, cluster.NodeAddress{Name: d.Name, SSH: d.SSH, HTTP: d.HTTP, Region: d.Region, HostKey: d.PublicKey})
 		}
 	}
