@@ -47,7 +47,7 @@ func (s *Service) advertisePush(ctx context.Context, q Request, t *tally) error 
 		}
 		dir, t.waited, t.version = view.Dir, view.Waited, view.Applied.Version
 	}
-	leave, err := s.turn(ctx, q)
+	leave, err := s.turn(ctx, q, true)
 	if err != nil {
 		return err
 	}

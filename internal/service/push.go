@@ -87,7 +87,7 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 		return nil, err
 	}
 	t.waited = view.Waited
-	leave, err := s.turn(ctx, q)
+	leave, err := s.turn(ctx, q, true)
 	if err != nil {
 		return nil, err
 	}

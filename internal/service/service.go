@@ -20,6 +20,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +61,7 @@ type Options struct {
 type Service struct {
 	Options
 	strangers *queue.Queue // those of Turns that all who did not sign in may have
+	pushers   *queue.Queue // those that pushes may have
 	mu        sync.Mutex
 	pushes    map[string]*push // by token
 	begun     atomic.Int64     // pushes that may yet become one of these, and these
@@ -71,7 +73,12 @@ func New(o Options) *Service {
 		o.Turns = queue.New(64, 10_000)
 	}
 	places, most := o.Turns.Size()
-	return &Service{Options: o, strangers: queue.New(max(1, places/2), max(1, most/2)), pushes: map[string]*push{}}
+	return &Service{Options: o, pushes: map[string]*push{},
+		strangers: queue.New(max(1, places/2), max(1, most/2)),
+		// A push keeps its place while the journal does not answer, and who then wants to read
+		// what there is needs no journal.
+		pushers: queue.New(max(1, places-places/4), max(1, most-most/4)),
+	}
 }
 
 // A Request is a request on one repository: a Git protocol exchange, or a read
@@ -133,7 +140,7 @@ func (s *Service) Read(ctx context.Context, q *Request, what string, do func(con
 	}
 	if err == nil {
 		var leave func()
-		if leave, err = s.turn(ctx, *q); err == nil {
+		if leave, err = s.turn(ctx, *q, false); err == nil {
 			patient()
 			err = do(ctx, view)
 			leave()
@@ -144,24 +151,35 @@ func (s *Service) Read(ctx context.Context, q *Request, what string, do func(con
 }
 
 // turn waits until this node may start one more Git process for the client.
-func (s *Service) turn(ctx context.Context, q Request) (leave func(), err error) {
+func (s *Service) turn(ctx context.Context, q Request, push bool) (leave func(), err error) {
+	lines := []*queue.Queue{s.Turns}
+	if push {
+		lines = append(lines, s.pushers)
+	}
+	if q.Identity == (cluster.Identity{}) {
+		lines = append(lines, s.strangers)
+	}
 	holder, told := Holder(q.Identity, q.Remote), func(ahead int) {
 		q.tell(fmt.Sprintf("This node is busy; %d requests are waiting before this one…", ahead))
 	}
-	if q.Identity != (cluster.Identity{}) {
-		leave, err = s.Turns.Enter(ctx, holder, told)
-	} else if out, outErr := s.strangers.Enter(ctx, holder, told); outErr != nil {
-		err = outErr
-	} else if leave, err = s.Turns.Enter(ctx, holder, told); err != nil {
-		out()
-	} else {
-		place := leave
-		leave = func() { place(); out() }
+	var places []func()
+	leave = func() {
+		for _, place := range places {
+			place()
+		}
 	}
-	if errors.Is(err, queue.ErrFull) {
-		err = cluster.WithHint(err, "try again in a while")
+	for _, line := range slices.Backward(lines) { // the places of all are the last to be taken
+		place, err := line.Enter(ctx, holder, told)
+		if err != nil {
+			leave()
+			if errors.Is(err, queue.ErrFull) {
+				err = cluster.WithHint(err, "try again in a while")
+			}
+			return nil, err
+		}
+		places = append(places, place)
 	}
-	return leave, err
+	return leave, nil
 }
 
 // Holder is in whose name places and memory are counted: an identity's, or of strangers

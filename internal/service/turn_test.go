@@ -19,7 +19,7 @@ func TestStrangersLeaveRoom(t *testing.T) {
 	}
 	var leave []func()
 	for network := range byte(4) {
-		out, err := s.turn(t.Context(), stranger(network))
+		out, err := s.turn(t.Context(), stranger(network), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -27,16 +27,16 @@ func TestStrangersLeaveRoom(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := s.turn(ctx, stranger(9)); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.turn(ctx, stranger(9), false); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a fifth stranger of eight places: %v", err)
 	}
 	for range 4 {
-		if _, err := s.turn(t.Context(), Request{Identity: cluster.Identity{User: "alice"}}); err != nil {
+		if _, err := s.turn(t.Context(), Request{Identity: cluster.Identity{User: "alice"}}, false); err != nil {
 			t.Fatal(err)
 		}
 	}
 	leave[0]()
-	if out, err := s.turn(t.Context(), stranger(9)); err != nil {
+	if out, err := s.turn(t.Context(), stranger(9), false); err != nil {
 		t.Error(err)
 	} else {
 		out()
