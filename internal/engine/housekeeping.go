@@ -3,12 +3,14 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"maps"
 	"slices"
 	"time"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
 	"gitcluster/internal/repository"
 )
 
@@ -63,8 +65,9 @@ func (e *Engine) Maintain(ctx context.Context, id cluster.RepoID, full bool) Upk
 	return u
 }
 
-// errCatchingUp: the replica is being synchronized; its time will come.
-var errCatchingUp = errors.New("the replica is catching up")
+// errNotNow: the replica is being synchronized, or another node looks after its own;
+// its time will come.
+var errNotNow = errors.New("it is not the time to look after this replica")
 
 // maintain does what is due, or with now all that may be.
 func (e *Engine) maintain(ctx context.Context, r *replica, full, now bool, u *Upkeep) error {
@@ -87,6 +90,14 @@ func (e *Engine) maintain(ctx context.Context, r *replica, full, now bool, u *Up
 		return err
 	}
 	u.Packs = due.packs
+	claim, err := e.claimUpkeep(ctx, r, now)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(claim.Context(), func() { cancel(context.Cause(claim.Context())) })()
 	refs, err := e.mayMaintain(ctx, r, now)
 	if err != nil {
 		return err
@@ -98,6 +109,9 @@ func (e *Engine) maintain(ctx context.Context, r *replica, full, now bool, u *Up
 		if u.Refs, err = e.packRefs(ctx, r, now); err != nil {
 			return err
 		}
+	}
+	if err := e.quiet(ctx, r, now); err != nil { // what it took to pack the refs may have been long
+		return err
 	}
 	if due.full {
 		if err = repo.PackReached(ctx, due.rollUp); err == nil {
@@ -128,19 +142,42 @@ func (e *Engine) maintain(ctx context.Context, r *replica, full, now bool, u *Up
 // catching up, or with wait that it was not a moment ago: one that is fenced, or that
 // an operator holds, is left as it is. It returns the number of refs.
 func (e *Engine) mayMaintain(ctx context.Context, r *replica, wait bool) (refs int, err error) {
+	if err := e.quiet(ctx, r, wait); err != nil {
+		return 0, err
+	}
+	return refs, e.Compare(ctx, r.id, func(t *repository.RefTable) { refs = t.Len() })
+}
+
+// quiet makes sure that the replica is not catching up; with wait it was not a moment
+// ago.
+func (e *Engine) quiet(ctx context.Context, r *replica, wait bool) error {
 	r.mu.Lock()
 	f := r.flight
 	r.mu.Unlock()
 	switch {
 	case f == nil:
+		return nil
 	case !wait:
-		return 0, errCatchingUp
-	default:
-		if err := f.await(ctx, nil); err != nil {
-			return 0, err
+		return fmt.Errorf("%w: it is catching up", errNotNow)
+	}
+	return f.await(ctx, nil)
+}
+
+// claimUpkeep takes the right to look after this replica, which one node has at a
+// time, or with wait when the other has given it back.
+func (e *Engine) claimUpkeep(ctx context.Context, r *replica, wait bool) (*journal.Claim, error) {
+	for {
+		claim, holder, err := e.Journal.ClaimUpkeep(ctx, r.id, e.Device)
+		switch {
+		case !errors.Is(err, journal.ErrClaimed):
+			return claim, err
+		case !wait:
+			return nil, fmt.Errorf("%w: %q is looking after its own", errNotNow, holder)
+		}
+		if err := e.Journal.AwaitUpkeep(ctx, r.id); err != nil {
+			return nil, err
 		}
 	}
-	return refs, e.Compare(ctx, r.id, func(t *repository.RefTable) { refs = t.Len() })
 }
 
 // A plan is what is due for a replica.
@@ -339,8 +376,8 @@ func (e *Engine) discardNow(ctx context.Context, r *replica, repo *repository.Re
 const upkeepSlot = 10 * time.Minute
 
 // turn reports whether it is this node's turn to look after its replica. By the
-// clock each node has its own, so that of a repository's replicas one works and the
-// others serve; where clocks differ, two may work at once, which is no harm.
+// clock each node has its own, so that all get theirs. That of a repository's replicas one
+// works and the others serve is seen to by a claim in the journal.
 func (e *Engine) turn(id cluster.RepoID, now time.Time) bool {
 	nodes := append(e.Peers.Nearest(), e.Device)
 	slices.Sort(nodes)
@@ -392,7 +429,7 @@ func (e *Engine) upkeepLoop(ctx context.Context) {
 				continue
 			}
 			err := e.maintain(ctx, r, false, false, &Upkeep{})
-			if err != nil && ctx.Err() == nil && !errors.Is(err, errCatchingUp) && !errors.Is(err, cluster.ErrNotFound) && !errors.Is(err, cluster.ErrFenced) {
+			if err != nil && ctx.Err() == nil && !errors.Is(err, errNotNow) && !errors.Is(err, cluster.ErrNotFound) && !errors.Is(err, cluster.ErrFenced) {
 				e.Log.Warn("housekeeping failed", "repo", id, "error", err)
 				r.rest(upkeepRetry)
 			}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -397,4 +398,27 @@ func TestBrokenCopyAndHousekeeping(t *testing.T) {
 	if !time.Now().Before(a.replica(w.repo.ID).rested()) {
 		t.Error("everything would be packed again at the next turn")
 	}
+}
+
+// While one node looks after its replica, that of another serves and is left alone.
+func TestOneReplicaAtATime(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	tips := a.history(3)
+	b.sync()
+	claim, _, err := a.Journal.ClaimUpkeep(t.Context(), w.repo.ID, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = b.Engine.maintain(t.Context(), b.replica(w.repo.ID), true, false, &Upkeep{})
+	if !errors.Is(err, errNotNow) {
+		t.Errorf("b looks after its replica beside a: %v", err)
+	}
+	done := make(chan Upkeep)
+	go func() { done <- b.Maintain(t.Context(), w.repo.ID, true) }() // whom an operator asked waits
+	claim.Release()
+	if u := <-done; u.Error != "" || !u.Full {
+		t.Errorf("%+v", u)
+	}
+	w.same(map[string]string{"refs/heads/main": string(tips[2])})
 }

@@ -91,6 +91,7 @@ const (
 	keyCredential  = "/gc/credential/"
 	keyObserved    = "/gc/observed/"
 	keyObserving   = "/gc/observing/"
+	keyUpkeep      = "/gc/upkeep/"
 )
 
 func entryKey(id cluster.RepoID, v cluster.Version) string {

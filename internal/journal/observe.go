@@ -142,21 +142,22 @@ func decodeObserved(kv *mvccpb.KeyValue) (o Observed, ok bool) {
 }
 
 var (
-	// ErrClaimed: another pull of the same mirror is under way.
-	ErrClaimed = errors.New("a pull is under way")
+	// ErrClaimed: another node is at it.
+	ErrClaimed = errors.New("it is under way")
 	// ErrClaimLost: the journal has not heard of this node for so long that
-	// another may pull, or what to pull has changed.
-	ErrClaimLost = errors.New("the claim to pull has been lost")
+	// another may begin, or the repository is another by now.
+	ErrClaimLost = errors.New("the claim has been lost")
 )
 
 // claimTTL is how long the claim of a dead node keeps others waiting, in
 // seconds.
 const claimTTL = 15
 
-// A Claim is the right to pull a mirror, which one node has at a time. It ends
-// with the node.
+// A Claim is the right to do something for a repository, which one node has at a
+// time: to pull a mirror, or to look after its replica. It ends with the node.
 type Claim struct {
 	j     *Journal
+	key   string
 	id    cluster.RepoID
 	lease clientv3.LeaseID
 	rev   int64 // at which the claim's key was made
@@ -168,7 +169,16 @@ type Claim struct {
 // Claim takes the right to pull a mirror, if nobody has it; if somebody does,
 // the error wraps ErrClaimed and holder says who. The caller must Release it.
 func (j *Journal) Claim(ctx context.Context, id cluster.RepoID, device cluster.DeviceName) (_ *Claim, holder cluster.DeviceName, err error) {
-	key := keyObserving + string(id)
+	return j.claim(ctx, keyObserving+string(id), id, device)
+}
+
+// ClaimUpkeep is Claim for the right to look after a replica, while those of the other
+// nodes serve.
+func (j *Journal) ClaimUpkeep(ctx context.Context, id cluster.RepoID, device cluster.DeviceName) (_ *Claim, holder cluster.DeviceName, err error) {
+	return j.claim(ctx, keyUpkeep+string(id), id, device)
+}
+
+func (j *Journal) claim(ctx context.Context, key string, id cluster.RepoID, device cluster.DeviceName) (_ *Claim, holder cluster.DeviceName, err error) {
 	taken := func(kvs []*mvccpb.KeyValue) (*Claim, cluster.DeviceName, error) {
 		holder := cluster.DeviceName(kvs[0].Value)
 		return nil, holder, fmt.Errorf("%w on %q", ErrClaimed, holder)
@@ -188,7 +198,7 @@ func (j *Journal) Claim(ctx context.Context, id cluster.RepoID, device cluster.D
 	if err != nil {
 		return nil, "", unavailable(err)
 	}
-	c := &Claim{j: j, id: id, lease: lease.ID}
+	c := &Claim{j: j, key: key, id: id, lease: lease.ID}
 	c.ctx, c.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -217,7 +227,7 @@ func (j *Journal) Claim(ctx context.Context, id cluster.RepoID, device cluster.D
 	return c, device, nil
 }
 
-// Context ends, with ErrClaimLost for its cause, when another node may pull.
+// Context ends, with ErrClaimLost for its cause, when another node may begin.
 func (c *Claim) Context() context.Context { return c.ctx }
 
 // Release gives the right back. Without an answer from the journal it ends by
@@ -260,7 +270,7 @@ func (c *Claim) RememberHosts(ctx context.Context, s Secrets, knownHosts string)
 
 func (c *Claim) write(ctx context.Context, op clientv3.Op, also ...clientv3.Cmp) error {
 	conditions := append(also,
-		clientv3.Compare(clientv3.CreateRevision(keyObserving+string(c.id)), "=", c.rev),
+		clientv3.Compare(clientv3.CreateRevision(c.key), "=", c.rev),
 		// A deleted repository, or one that follows something else by now, must
 		// not get the record of this pull.
 		clientv3.Compare(clientv3.ModRevision(keyRepo+string(c.id)), "=", c.repo))
@@ -274,7 +284,15 @@ func (c *Claim) write(ctx context.Context, op clientv3.Op, also ...clientv3.Cmp)
 // AwaitClaim waits until nobody has the right to pull the mirror; it may be
 // taken again at once.
 func (j *Journal) AwaitClaim(ctx context.Context, id cluster.RepoID) error {
-	key := keyObserving + string(id)
+	return j.awaitNobody(ctx, keyObserving+string(id))
+}
+
+// AwaitUpkeep is AwaitClaim for [Journal.ClaimUpkeep].
+func (j *Journal) AwaitUpkeep(ctx context.Context, id cluster.RepoID) error {
+	return j.awaitNobody(ctx, keyUpkeep+string(id))
+}
+
+func (j *Journal) awaitNobody(ctx context.Context, key string) error {
 	for {
 		r, err := j.get(ctx, key)
 		if err != nil {
