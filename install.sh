@@ -147,7 +147,7 @@ at_least() {
 
 # check_writable comes before the build, which takes minutes the first time.
 check_writable() {
-	for dir in bin share/man/man1 share/git-cluster; do
+	for dir in bin libexec share/man/man1 share/git-cluster; do
 		writable "$root/$dir" || die "$root/$dir is not writable" \
 			"choose another place, for example: PREFIX=\$HOME/.local ./install.sh"
 	done
@@ -174,6 +174,9 @@ build() {
 			-o "$tree/bin/" ./cmd/...
 	) || die "the build failed; Go says why above" \
 		"the first build needs the Go module proxy; see 'go env GOPROXY' if it cannot be reached"
+	# It is for nodes to run, not for people.
+	mkdir -p "$tree/libexec/git-cluster"
+	mv "$tree/bin/git-cluster-hook" "$tree/libexec/git-cluster/"
 	cp "$src"/man/*.1 "$tree/share/man/man1/"
 	completion bash share/bash-completion/completions/git-cluster
 	completion zsh share/zsh/site-functions/_git-cluster
@@ -216,7 +219,7 @@ install_all() {
 	while read -r file; do
 		case $file in
 		share/git-cluster/manifest) ;;
-		bin/*) put "$tree/$file" "$file" 755 ;;
+		bin/* | libexec/*) put "$tree/$file" "$file" 755 ;;
 		*) put "$tree/$file" "$file" 644 ;;
 		esac
 	done <"$new"

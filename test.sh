@@ -188,7 +188,8 @@ installation() {
 	mkdir "$prefix"
 	PREFIX=$prefix DESTDIR='' ./install.sh --demo || return
 	for program in cmd/*/; do
-		[ -x "$prefix/bin/$(basename "$program")" ] || { echo "$program was not installed" && return 1; }
+		name=$(basename "$program")
+		[ -x "$prefix/bin/$name" ] || [ -x "$prefix/libexec/git-cluster/$name" ] || { echo "$program was not installed" && return 1; }
 	done
 	for file in bash-completion/completions/git-cluster zsh/site-functions/_git-cluster fish/vendor_conf.d/git-cluster.fish; do
 		[ -s "$prefix/share/$file" ] || { echo "$file was not installed" && return 1; }

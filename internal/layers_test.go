@@ -225,13 +225,23 @@ func TestSoleImporters(t *testing.T) {
 }
 
 func TestHelperStaysLight(t *testing.T) {
+	light(t, "git-remote-cluster", helperWithout, helperModules)
+}
+
+// Each push starts it twice.
+func TestHookStaysLight(t *testing.T) {
+	light(t, "git-cluster-hook", []string{"net/http", "crypto/tls", "os/exec"}, []string{"gitcluster", "golang.org/x/sys"})
+}
+
+func light(t *testing.T, program string, without, modules []string) {
+	t.Helper()
 	for _, system := range []string{"linux", "darwin", "windows"} {
 		foreign := map[string]string{}
-		for _, p := range goList(t, []string{"GOOS=" + system, "CGO_ENABLED=0"}, "-deps", "./cmd/git-remote-cluster") {
+		for _, p := range goList(t, []string{"GOOS=" + system, "CGO_ENABLED=0"}, "-deps", "./cmd/"+program) {
 			switch {
-			case p.Standard && slices.Contains(helperWithout, p.ImportPath):
-				t.Errorf("on %s, git-remote-cluster depends on %s", system, p.ImportPath)
-			case !p.Standard && (p.Module == nil || !slices.Contains(helperModules, p.Module.Path)):
+			case p.Standard && slices.Contains(without, p.ImportPath):
+				t.Errorf("on %s, %s depends on %s", system, program, p.ImportPath)
+			case !p.Standard && (p.Module == nil || !slices.Contains(modules, p.Module.Path)):
 				path := "no module"
 				if p.Module != nil {
 					path = p.Module.Path
@@ -240,7 +250,7 @@ func TestHelperStaysLight(t *testing.T) {
 			}
 		}
 		for path, example := range foreign {
-			t.Errorf("on %s, git-remote-cluster depends on %s of %s, which is not in the list of what it may be made of", system, example, path)
+			t.Errorf("on %s, %s depends on %s of %s, which is not in the list of what it may be made of", system, program, example, path)
 		}
 	}
 }

@@ -1,6 +1,5 @@
 // Command git-cluster is a node of a cluster of Git repositories and the
-// commands that administer it: `git cluster …`. Under the name of a Git hook it is that
-// hook of a push in progress.
+// commands that administer it: `git cluster …`.
 package main
 
 import (
@@ -9,11 +8,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	"gitcluster/internal/cluster"
-	"gitcluster/internal/localsocket"
 )
 
 func main() {
@@ -23,10 +20,6 @@ func main() {
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	switch name := filepath.Base(os.Args[0]); name {
-	case localsocket.PreReceive, localsocket.ProcReceive:
-		return report(hook(ctx, name))
-	}
 	return report(rootCommand().ExecuteContext(ctx))
 }
 
@@ -50,17 +43,4 @@ func report(err error) int {
 		fmt.Fprintln(os.Stderr, "hint:", hint)
 	}
 	return 1
-}
-
-// hook hands a Git hook over to the node that started its push.
-func hook(ctx context.Context, name string) error {
-	request, socket, err := localsocket.HookFromEnv(name, os.Environ())
-	if err != nil {
-		return err
-	}
-	status, err := localsocket.RunHook(ctx, socket, request, os.Stdin, os.Stdout, os.Stderr)
-	if err == nil && status != 0 {
-		err = exitStatus(status)
-	}
-	return err
 }

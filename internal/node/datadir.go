@@ -95,10 +95,28 @@ func (d dataDir) inUse() error {
 // lockPatience is how long a start waits for the writers of a former life.
 const lockPatience = 20 * time.Second
 
-// installHooks makes the hooks that receive-pack calls: this very program under
-// their names.
-func (d dataDir) installHooks() error {
+// hookProgram is what receive-pack runs as its hooks.
+const hookProgram = "git-cluster-hook"
+
+// findHookProgram looks where it is installed: in the libexec folder beside that of
+// this program, or beside this program.
+func findHookProgram() (string, error) {
 	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(self)
+	for _, path := range []string{filepath.Join(dir, "..", "libexec", "git-cluster", hookProgram), filepath.Join(dir, hookProgram)} {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", cluster.WithHint(fmt.Errorf("there is no %s beside %s", hookProgram, self), "install all programs of this release: install.sh does")
+}
+
+// installHooks makes the hooks that receive-pack calls.
+func (d dataDir) installHooks() error {
+	program, err := findHookProgram()
 	if err != nil {
 		return err
 	}
@@ -107,13 +125,13 @@ func (d dataDir) installHooks() error {
 	}
 	for _, name := range []string{localsocket.PreReceive, localsocket.ProcReceive} {
 		link := d.path("hooks", name)
-		if there, err := os.Readlink(link); err == nil && there == self {
+		if there, err := os.Readlink(link); err == nil && there == program {
 			continue
 		}
 		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := os.Symlink(self, link); err != nil {
+		if err := os.Symlink(program, link); err != nil {
 			return err
 		}
 	}
