@@ -271,3 +271,26 @@ func TestQuietFailover(t *testing.T) {
 		t.Errorf("stdout %q, stderr %q, %v", out, stderr, err)
 	}
 }
+
+// When all replicas are too busy to answer in the little time each has while others
+// are left, those that were reached have another turn; one that cannot be reached has
+// not.
+func TestAllAreBusy(t *testing.T) {
+	g := remembering(t)
+	g.limits.Sync = 100 * time.Millisecond
+	var asked atomic.Int32
+	busy := func(ctx context.Context, s *sshtest.Session) int {
+		if isSync(s) && asked.Add(1) <= 2 || !isSync(s) && asked.Load() <= 2 {
+			<-ctx.Done()
+			return sshtest.NoStatus
+		}
+		return good(ctx, s)
+	}
+	g.node("n1", busy)
+	g.node("n2", busy)
+	g.at("n3", late(t, "127.0.0.1:1", time.Millisecond), "")
+	out, stderr, err := g.connect(remotehelper.ReceivePack)
+	if out != "\nhello0000" || err != nil || strings.Count(stderr, "no replica has answered in time; waiting longer\n") != 1 || strings.Count(stderr, "n3 (") != 1 {
+		t.Errorf("stdout %q, stderr %q, %v", out, stderr, err)
+	}
+}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gitcluster/internal/replica"
+	"gitcluster/internal/sshclient"
 )
 
 // Connections are raced up to the moment at which a server has proved that it
@@ -57,6 +59,8 @@ type runner struct {
 	place     int // in the order of starting
 	cancel    context.CancelCauseFunc
 	started   time.Time
+	hurried   bool        // it has little time
+	connected atomic.Bool // there is a TCP connection
 
 	mu  sync.Mutex
 	due time.Time // when to start the next one
@@ -103,6 +107,9 @@ func (s *search) reach(ctx context.Context) (transport, replica.Candidate, error
 			if run.holds {
 				<-r.token
 			}
+			if run.hurried && run.connected.Load() && errors.Is(run.err, sshclient.ErrTimeout) {
+				s.hurried = append(s.hurried, run.candidate)
+			}
 			if err := s.fail(ctx, run.candidate, run.err); err != nil {
 				s.drop()
 				return nil, replica.Candidate{}, err
@@ -128,10 +135,12 @@ func (s *search) start(ctx context.Context, r *race) {
 		run.place = r.running[len(r.running)-1].place + 1
 	}
 	r.running = append(r.running, run)
+	run.hurried = !s.patient && (len(s.left) > 0 || len(r.running) > 1)
 	s.trace.say("%v: connecting (%s)", candidate, candidate.Why(run.started))
 	st := stages{
 		handshake: s.handshakeLimit(),
 		connected: func(took time.Duration) {
+			run.connected.Store(true)
 			s.trace.say("%v: connected in %s", candidate, milliseconds(took))
 			if first {
 				run.setDue(time.Now().Add(max(keyFloor, 8*took)))

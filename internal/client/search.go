@@ -28,6 +28,8 @@ type search struct {
 	failed  []replica.Candidate // those that failed while aside; they may yet have their turn
 	refused []string            // addresses of those that took no key of ours
 	slow    map[string]bool     // by address: passed over, so tried after all others
+	hurried []replica.Candidate // they had little time to answer, because others were left
+	patient bool                // they have another turn, and all the time there is
 	limit   time.Duration       // the configuration's sync-wait, if it has one
 	// aside is set while one replica is being brought up to date and the others are
 	// asked whether they need no update.
@@ -48,7 +50,11 @@ func (s *search) run(ctx context.Context) (*stream, error) {
 			conn.Close()
 			return nil, err
 		}
+		hurry := s.hurry()
 		found, err := s.serve(ctx, conn, candidate)
+		if hurry && errors.Is(err, sshclient.ErrTimeout) {
+			s.hurried = append(s.hurried, candidate)
+		}
 		if err == nil {
 			s.settle()
 			s.tellPassed(found.replica)
@@ -80,7 +86,7 @@ func (s *search) readSettings(ctx context.Context) (err error) {
 // work that it has to do anyway, and the one that took the last write is not
 // overrun by everybody at once.
 func (s *search) serve(ctx context.Context, conn transport, candidate replica.Candidate) (*stream, error) {
-	a := &attempt{candidate: candidate, last: len(s.left) == 0 && len(s.race.running) == 0}
+	a := &attempt{candidate: candidate, last: !s.hurry()}
 	a.alive()
 	near := branch(ctx, func(ctx context.Context) (*stream, error) { return s.attempt(ctx, s.r, conn, a) })
 	if a.last {
@@ -221,6 +227,9 @@ func (s *search) fail(ctx context.Context, candidate replica.Candidate, err erro
 		s.telling = &placedError{candidate.String(), err}
 	}
 	next := s.next()
+	if next == nil && s.secondTurn() {
+		next = s.next()
+	}
 	if next == nil {
 		return s.nobody()
 	}
@@ -228,6 +237,25 @@ func (s *search) fail(ctx context.Context, candidate replica.Candidate, err erro
 		s.tell(passedOver{candidate, err}, "trying "+next.Name)
 	}
 	return nil
+}
+
+// hurry reports whether a replica that has been reached gets little time, because
+// others are left.
+func (s *search) hurry() bool {
+	return !s.patient && (len(s.left) > 0 || len(s.race.running) > 0)
+}
+
+// secondTurn has those tried again, and given time, that were reached and then too
+// slow: when all are busy at once, somebody who waits is served.
+func (s *search) secondTurn() bool {
+	if len(s.hurried) == 0 || s.patient {
+		return false
+	}
+	s.patient, s.left, s.hurried = true, s.hurried, nil
+	if s.r.options.Verbosity >= 1 {
+		s.log.say("no replica has answered in time; waiting longer")
+	}
+	return true
 }
 
 // next is the candidate that is tried now, or will be.
@@ -317,7 +345,7 @@ func (s *search) handshakeLimit() time.Duration {
 	if s.Limits.Handshake > 0 {
 		return s.Limits.Handshake
 	}
-	if len(s.left) > 0 || len(s.race.running) > 1 {
+	if !s.patient && (len(s.left) > 0 || len(s.race.running) > 1) {
 		return 3 * time.Second
 	}
 	return 10 * time.Second
