@@ -94,14 +94,17 @@ func (s *search) serve(ctx context.Context, conn transport, candidate replica.Ca
 		return o.stream, o.err
 	}
 	wait := s.syncWait()
-	long := time.NewTimer(wait)
-	defer long.Stop()
-	select {
-	case o := <-near.done:
-		return o.stream, o.err
-	case <-long.C:
+	start := time.Now()
+	look := time.NewTicker(min(wait, 100*time.Millisecond))
+	defer look.Stop()
+	for time.Since(start) < wait && !(isNode(conn) && a.silence() > deadSilence) {
+		select {
+		case o := <-near.done:
+			return o.stream, o.err
+		case <-look.C:
+		}
 	}
-	s.trace.say("%v: no service after %v; asking the others", candidate, wait)
+	s.trace.say("%v: no service after %s; asking the others", candidate, since(start))
 	others := branch(ctx, s.ask)
 	select {
 	case o := <-near.done:
@@ -122,8 +125,7 @@ func (s *search) serve(ctx context.Context, conn transport, candidate replica.Ca
 			return o.stream, o.err
 		}
 		go near.abandon()
-		// A node that works for its readers says so every second.
-		if quiet := a.silence(); quiet > 2*time.Second {
+		if quiet := a.silence(); quiet > deadSilence {
 			s.lost(candidate, noAnswer(quiet))
 		} else {
 			s.passed = append(s.passed, passedOver{candidate, fmt.Errorf("not up to date within %v", wait)})
@@ -131,6 +133,10 @@ func (s *search) serve(ctx context.Context, conn transport, candidate replica.Ca
 		return other.stream, nil
 	}
 }
+
+// deadSilence is how long a node may be silent that works for its readers: it says so
+// every second.
+const deadSilence = 2 * time.Second
 
 // A side is one of two ways to a service that are tried at the same time.
 type side struct {
