@@ -108,9 +108,11 @@ func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e En
 			return Head{}, err // garbage chunks are harmless; no entry names them
 		}
 	}
+	unclear := false // an attempt may yet land
 	defer func() {
-		// A refused entry's chunks are named by nothing, ever.
-		if err != nil && len(chunks) > 0 && !errors.Is(err, ErrUnclear) {
+		// A refused entry's chunks are named by nothing, ever; one that may yet
+		// land would name chunks that are gone.
+		if err != nil && len(chunks) > 0 && !unclear {
 			j.kv.Delete(ctx, keyChunk+string(id)+"/"+stored.ChunkID+"/", clientv3.WithPrefix())
 		}
 	}()
@@ -135,7 +137,7 @@ func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e En
 		return j.kv.Txn(attempt).If(conditions...).
 			Then(onSuccess...).Else(onFailure...).Commit()
 	}
-	for unclear := false; ; {
+	for {
 		r, err := txn()
 		switch {
 		case err == nil && r.Succeeded:

@@ -22,22 +22,37 @@ func (l Lock) refusal() error {
 	return fmt.Errorf("%s holds the repository since %s: %w", l.By, l.Since.Format(time.RFC3339), cluster.ErrLocked)
 }
 
-// Lock has [Journal.Append] refuse every entry of the repository from now on.
+// Lock has [Journal.Append] refuse every entry of the repository from now on. It
+// writes the head again as it is: an append that was refused because of the lock
+// may have an earlier attempt that has not reached etcd yet, and would find the
+// head it knows when the lock has ended.
 func (j *Journal) Lock(ctx context.Context, id cluster.RepoID, l Lock) error {
-	key := keyLock + string(id)
-	r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0), clientv3.Compare(clientv3.CreateRevision(keyHead+string(id)), ">", 0)).
-		Then(clientv3.OpPut(key, encode(l))).Commit()
-	if err != nil {
-		return unavailable(err)
-	}
-	if !r.Succeeded {
-		held, err := j.LockOf(ctx, id)
+	key, headKey := keyLock+string(id), keyHead+string(id)
+	for {
+		r, err := j.getAll(ctx, clientv3.OpGet(headKey), clientv3.OpGet(key))
 		if err != nil {
 			return err
 		}
-		return held.refusal()
+		heads, locks := r.Responses[0].GetResponseRange().Kvs, r.Responses[1].GetResponseRange().Kvs
+		if len(heads) == 0 {
+			return fmt.Errorf("repository %s: %w", id, cluster.ErrNotFound)
+		}
+		if len(locks) > 0 {
+			var held Lock
+			if err := json.Unmarshal(locks[0].Value, &held); err != nil {
+				return fmt.Errorf("lock of %s: %w", id, err)
+			}
+			return held.refusal()
+		}
+		t, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0), clientv3.Compare(clientv3.ModRevision(headKey), "=", heads[0].ModRevision)).
+			Then(clientv3.OpPut(key, encode(l)), clientv3.OpPut(headKey, string(heads[0].Value))).Commit()
+		if err != nil {
+			return unavailable(err)
+		}
+		if t.Succeeded {
+			return nil
+		}
 	}
-	return nil
 }
 
 // LockOf returns the lock of a repository, or [cluster.ErrNotFound].
