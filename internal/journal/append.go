@@ -94,7 +94,7 @@ func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e En
 // their lock in the same transaction.
 func (j *Journal) AppendUnlocking(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted, held Lock) (Head, error) {
 	key := keyLock + string(id)
-	return j.append(ctx, id, head, e, counted, clientv3.Compare(clientv3.Value(key), "=", encode(held)), clientv3.OpDelete(key))
+	return j.append(ctx, id, head, e, counted, clientv3.Compare(clientv3.Value(key), "=", held.text()), clientv3.OpDelete(key))
 }
 
 func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted, lock clientv3.Cmp, also ...clientv3.Op) (_ Head, err error) {
@@ -124,9 +124,10 @@ func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e En
 	if e.GivenUp > 0 {
 		next.GivenUp = e.Version
 	}
+	next.raw = recode([]byte(head.raw), next)
 	headKey, key := keyHead+string(id), entryKey(id, e.Version)
 	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(headKey), "=", head.rev), lock}
-	onSuccess := append([]clientv3.Op{clientv3.OpPut(key, encode(stored)), clientv3.OpPut(headKey, encode(next))}, also...)
+	onSuccess := append([]clientv3.Op{clientv3.OpPut(key, encode(stored)), clientv3.OpPut(headKey, next.raw)}, also...)
 	onFailure := []clientv3.Op{clientv3.OpGet(headKey), clientv3.OpGet(key), clientv3.OpGet(keyLock + string(id))}
 	for _, c := range counted {
 		conditions = append(conditions, clientv3.Compare(clientv3.Value(keyIncarnation+string(c.Device)), "=", c.Incarnation))

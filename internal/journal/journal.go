@@ -63,7 +63,8 @@ type Head struct {
 	// when that entry is trimmed.
 	GivenUp cluster.Version `json:"given_up,omitempty"`
 
-	rev int64 // etcd's modification revision of the key
+	rev int64  // etcd's modification revision of the key
+	raw string // the record as it was read, with what a newer node may have in it
 }
 
 // The key space. Everything is below /gc/, so that an etcd cluster can be
@@ -166,7 +167,7 @@ func decodeHead(kv *mvccpb.KeyValue) (Head, error) {
 	if err := json.Unmarshal(kv.Value, &h); err != nil {
 		return h, fmt.Errorf("head: %w", err)
 	}
-	h.rev = kv.ModRevision
+	h.rev, h.raw = kv.ModRevision, string(kv.Value)
 	return h, nil
 }
 

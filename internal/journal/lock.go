@@ -16,6 +16,16 @@ type Lock struct {
 	Device cluster.DeviceName `json:"device"` // where refs may be changed on disk
 	By     string             `json:"by"`
 	Since  time.Time          `json:"since"`
+
+	raw string // the record as it was read
+}
+
+// text is the record, as it must be for the lock to be this one.
+func (l Lock) text() string {
+	if l.raw != "" {
+		return l.raw
+	}
+	return encode(l)
 }
 
 func (l Lock) refusal() error {
@@ -64,15 +74,19 @@ func (j *Journal) LockOf(ctx context.Context, id cluster.RepoID) (l Lock, err er
 	if len(r.Kvs) == 0 {
 		return l, fmt.Errorf("a lock of repository %s: %w", id, cluster.ErrNotFound)
 	}
+	l.raw = string(r.Kvs[0].Value)
 	return l, json.Unmarshal(r.Kvs[0].Value, &l)
 }
 
 // Unlock ends a lock without an entry.
 func (j *Journal) Unlock(ctx context.Context, id cluster.RepoID, held Lock) error {
 	key := keyLock + string(id)
-	r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.Value(key), "=", encode(held))).Then(clientv3.OpDelete(key)).Commit()
-	if err == nil && !r.Succeeded {
-		err = fmt.Errorf("the lock of repository %s changed meanwhile: %w", id, cluster.ErrNotFound)
+	r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.Value(key), "=", held.text())).Then(clientv3.OpDelete(key)).Commit()
+	if err != nil {
+		return unavailable(err)
 	}
-	return unavailable(err)
+	if !r.Succeeded {
+		return fmt.Errorf("the lock of repository %s changed meanwhile: %w", id, cluster.ErrNotFound)
+	}
+	return nil
 }

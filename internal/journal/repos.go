@@ -23,10 +23,11 @@ func (j *Journal) CreateRepo(ctx context.Context, repo cluster.Repo) (Head, erro
 func (j *Journal) CreateRepoIn(ctx context.Context, repo cluster.Repo, epoch cluster.Epoch) (Head, error) {
 	head := Head{Position: cluster.Position{Epoch: epoch}}
 	head.Digest.MoveHead("", repo.InitialHead)
+	head.raw = encode(head)
 	r, err := j.kv.Txn(ctx).If(freeName(repo.Name, "")...).Then(
 		clientv3.OpPut(keyName+string(repo.Name), string(repo.ID)),
 		clientv3.OpPut(keyRepo+string(repo.ID), encode(repo)),
-		clientv3.OpPut(keyHead+string(repo.ID), encode(head)),
+		clientv3.OpPut(keyHead+string(repo.ID), head.raw),
 	).Commit()
 	if err != nil {
 		return Head{}, unavailable(err)
