@@ -87,7 +87,10 @@ func (s *Server) waiting(ctx context.Context, device cluster.DeviceName, rules *
 		}
 	}
 	need := len(others)/2 + 1
-	err = s.eachHead(ctx, func(r journal.RepoHead) {
+	for r, err := range s.Journal.Repos(ctx, "") {
+		if err != nil {
+			return nil, 0, err
+		}
 		have := 0
 		for _, replica := range at[r.ID] {
 			if replica.Reached(r.Head.Position) {
@@ -99,26 +102,8 @@ func (s *Server) waiting(ctx context.Context, device cluster.DeviceName, rules *
 				names = append(names, r.Name)
 			}
 		}
-	})
-	return names, left, err
-}
-
-// eachHead calls do with every repository.
-func (s *Server) eachHead(ctx context.Context, do func(journal.RepoHead)) error {
-	const page = 500
-	for after := cluster.RepoName(""); ; {
-		repos, err := s.Journal.ListRepos(ctx, after, page)
-		if err != nil {
-			return err
-		}
-		for _, r := range repos {
-			after = r.Name
-			do(r)
-		}
-		if len(repos) < page {
-			return nil
-		}
 	}
+	return names, left, nil
 }
 
 func (s *Server) isUp(ctx context.Context, d cluster.Device) bool {

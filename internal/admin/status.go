@@ -144,37 +144,30 @@ func (s *Server) lookAtReplicas(ctx context.Context, st *Status) error {
 	if err != nil {
 		return err
 	}
-	const page = 500
-	for after := cluster.RepoName(""); ; {
-		repos, err := s.Journal.ListRepos(ctx, after, page)
+	for r, err := range s.Journal.Repos(ctx, "") {
 		if err != nil {
 			return err
 		}
-		for _, r := range repos {
-			after = r.Name
-			st.Repos++
-			v := RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()}
-			if r.Observe != nil {
-				st.Mirrors++
-				if last := pulls[r.ID]; last.Failures > 0 {
-					failing := v
-					failing.Observed = &last
-					st.Failing = append(st.Failing, failing)
-				}
-			}
-			for _, replica := range byRepo[r.ID] {
-				if rv := replicaView(replica, r.Head); rv.Behind > 0 || rv.Fenced != "" {
-					v.Replicas = append(v.Replicas, rv)
-				}
-			}
-			if len(v.Replicas) > 0 {
-				st.Behind = append(st.Behind, v)
+		st.Repos++
+		v := RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()}
+		if r.Observe != nil {
+			st.Mirrors++
+			if last := pulls[r.ID]; last.Failures > 0 {
+				failing := v
+				failing.Observed = &last
+				st.Failing = append(st.Failing, failing)
 			}
 		}
-		if len(repos) < page {
-			return nil
+		for _, replica := range byRepo[r.ID] {
+			if rv := replicaView(replica, r.Head); rv.Behind > 0 || rv.Fenced != "" {
+				v.Replicas = append(v.Replicas, rv)
+			}
+		}
+		if len(v.Replicas) > 0 {
+			st.Behind = append(st.Behind, v)
 		}
 	}
+	return nil
 }
 
 // TokenCreate asks for a token that admits one machine.

@@ -368,7 +368,7 @@ func refused(err error) bool {
 		return false
 	}
 	switch etcd.Code() {
-	case codes.ResourceExhausted, codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
+	case codes.ResourceExhausted, codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated, codes.OutOfRange:
 		return true
 	}
 	return false
