@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 )
 
 // Members keeps the membership of the embedded servers: one voter for one or
@@ -21,12 +23,14 @@ type Members struct {
 	client *clientv3.Client
 	own    *Member // this node's server; nil if it runs none
 	tls    string  // the folder with this node's credentials
+
+	startWithin time.Duration
 }
 
 // NewMembers returns the membership as a node sees it that runs the server own,
 // or none.
 func NewMembers(client *clientv3.Client, own *Member, tlsDir string) *Members {
-	return &Members{client: client, own: own, tls: tlsDir}
+	return &Members{client: client, own: own, tls: tlsDir, startWithin: startWithin}
 }
 
 // voters is how many servers vote once there are enough nodes.
@@ -56,6 +60,17 @@ const startWithin = 10 * time.Minute
 // returns "", and the node is a client only. What an earlier try of the same node
 // left is replaced.
 func (m *Members) Admit(ctx context.Context, name, peer string) (initial string, err error) {
+	for {
+		initial, err := m.admit(ctx, name, peer)
+		// Raft takes one change of the membership at a time and drops the others
+		// without a word; what did become of this one the next look shows.
+		if !errors.Is(err, errNoWord) || pause(ctx, rand.N(time.Second)) != nil {
+			return initial, err
+		}
+	}
+}
+
+func (m *Members) admit(ctx context.Context, name, peer string) (initial string, err error) {
 	peerURL := "https://" + peer
 	list, err := m.client.MemberList(ctx)
 	if err != nil {
@@ -69,7 +84,7 @@ func (m *Members) Admit(ctx context.Context, name, peer string) (initial string,
 			if err != nil {
 				return "", err
 			}
-			abandoned = slices.Contains(there.PeerURLs, peerURL) || earlier.Name == name || time.Since(earlier.At) > startWithin
+			abandoned = slices.Contains(there.PeerURLs, peerURL) || earlier.Name == name || time.Since(earlier.At) > m.startWithin
 		}
 		switch {
 		case abandoned:
@@ -86,12 +101,16 @@ func (m *Members) Admit(ctx context.Context, name, peer string) (initial string,
 		return "", nil
 	}
 	var added *clientv3.MemberAddResponse
-	err = healthy(ctx, func() (err error) {
+	err = reconfigure(ctx, func(ctx context.Context) (err error) {
 		added, err = m.client.MemberAddAsLearner(ctx, []string{peerURL})
 		return err
 	})
 	if err != nil {
 		return "", unavailable(err)
+	}
+	if len(added.Members) > voters {
+		// Others were admitted at the same moment, and came first.
+		return "", m.dismiss(ctx, added.Member.ID)
 	}
 	if _, err := m.client.Put(ctx, memberKey(added.Member.ID), encode(admission{Name: name, At: time.Now().UTC()})); err != nil {
 		return "", unavailable(err)
@@ -100,17 +119,21 @@ func (m *Members) Admit(ctx context.Context, name, peer string) (initial string,
 	return initialCluster(added.Members, isSelf, name), nil
 }
 
-// admission returns what is remembered of a server without a name; the zero
-// admission, which is long ago, if nothing is.
+// admission returns what is remembered of a server without a name. If that is
+// nothing, the node that admits it is just about to write it down, or has died; so its
+// time counts from now on.
 func (m *Members) admission(ctx context.Context, id uint64) (a admission, err error) {
-	r, err := m.client.Get(ctx, memberKey(id))
+	key := memberKey(id)
+	found := admission{At: time.Now().UTC()}
+	r, err := m.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+		Then(clientv3.OpPut(key, encode(found))).Else(clientv3.OpGet(key)).Commit()
 	if err != nil {
 		return a, unavailable(err)
 	}
-	if len(r.Kvs) > 0 {
-		err = json.Unmarshal(r.Kvs[0].Value, &a)
+	if r.Succeeded {
+		return found, nil
 	}
-	return a, err
+	return a, json.Unmarshal(r.Responses[0].GetResponseRange().Kvs[0].Value, &a)
 }
 
 // Remove removes the server of a node that is gone for good, if it has one. etcd
@@ -128,30 +151,47 @@ func (m *Members) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// dismiss removes a server that never started.
+// dismiss removes a server; one that is gone already is no error.
 func (m *Members) dismiss(ctx context.Context, id uint64) error {
-	err := healthy(ctx, func() error {
+	err := reconfigure(ctx, func(ctx context.Context) error {
 		_, err := m.client.MemberRemove(ctx, id)
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
 		return unavailable(err)
 	}
 	_, err = m.client.Delete(ctx, memberKey(id))
 	return unavailable(err)
 }
 
-// healthy makes a change of the membership again while etcd says that its servers
-// have not been connected for long enough: it says so for some seconds after each
-// such change, and after an election.
-func healthy(ctx context.Context, change func() error) error {
+// reconfigure makes a change of the membership again while etcd says that its
+// servers have not been connected for long enough: it says so for some seconds after
+// each such change, and after an election. Without a definite answer it ends with
+// errNoWord.
+func reconfigure(ctx context.Context, change func(context.Context) error) error {
 	for end := time.Now().Add(unhealthyFor); ; {
-		err := change()
-		if !errors.Is(err, rpctypes.ErrUnhealthy) || time.Now().After(end) || pause(ctx, 250*time.Millisecond) != nil {
+		attempt, cancel := context.WithTimeout(ctx, callTimeout)
+		err := change(attempt)
+		cancel()
+		switch {
+		case err == nil || answered(err):
+			return err
+		case !errors.Is(err, rpctypes.ErrUnhealthy):
+			return fmt.Errorf("%w: %w", errNoWord, err)
+		case time.Now().After(end) || pause(ctx, 250*time.Millisecond) != nil:
 			return err
 		}
 	}
 }
+
+// answered reports whether etcd's error says why it did not change the membership.
+func answered(err error) bool {
+	var etcd rpctypes.EtcdError
+	return refused(err) || errors.As(err, &etcd) && (etcd.Code() == codes.FailedPrecondition || etcd.Code() == codes.NotFound)
+}
+
+// errNoWord: nobody knows whether a change of the membership was made.
+var errNoWord = errors.New("a change of the journal's servers was not confirmed")
 
 // unhealthyFor is how long that may go on; etcd wants five seconds.
 const unhealthyFor = 12 * time.Second

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -48,7 +51,7 @@ func (r *ring) tryStart(name, peer, initial string, seeds ...string) (*ringNode,
 	n := &ringNode{peer: peer, addr: freeAddr()}
 	var err error
 	n.Member, err = StartMember(r.t.Context(), MemberConfig{Name: name, Dir: filepath.Join(r.dir, name), TLS: r.tls, Peer: peer, Client: n.addr,
-		Cluster: "ring", Initial: initial, Existing: initial != "", Log: filepath.Join(r.dir, name+".log")})
+		Cluster: "ring", Initial: initial, Existing: initial != "", Servers: seeds, Log: filepath.Join(r.dir, name+".log")})
 	if err != nil {
 		return nil, err
 	}
@@ -304,4 +307,77 @@ func TestAdmitOfANodeThatNeverStarts(t *testing.T) {
 		r.join("three", one)
 		r.works(one)
 	})
+}
+
+// A server whose admission has not been noted yet, because the node that admits it
+// is just about to, is not taken for one that was given up.
+func TestAdmitBesideAnAdmissionUnderWay(t *testing.T) {
+	r := newRing(t)
+	one := r.start("one", freeAddr(), "")
+	r.works(one)
+	peer := freeAddr()
+	added, err := one.client.MemberAddAsLearner(t.Context(), []string{"https://" + peer}) // and no more yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.join("three", one)
+	initial := initialCluster(added.Members, func(m *etcdserverpb.Member) bool { return m.ID == added.Member.ID }, "two")
+	if _, err := r.tryStart("two", peer, initial, one.addr); err != nil {
+		t.Fatalf("the one that was admitted first: %v", err)
+	}
+	r.settle(one)
+	r.states(one, "one:voter two:voter three:voter")
+}
+
+// One whose admission was never noted, because the node that admitted it died,
+// loses its place like any other that does not start.
+func TestAdmissionThatWasNeverNoted(t *testing.T) {
+	r := newRing(t)
+	one := r.start("one", freeAddr(), "")
+	r.works(one)
+	added, err := one.client.MemberAddAsLearner(t.Context(), []string{"https://" + freeAddr()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	isThere := func() bool {
+		list, err := one.client.MemberList(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list.Members, func(m *etcdserverpb.Member) bool { return m.ID == added.Member.ID })
+	}
+	r.admit(one, "two", freeAddr())
+	if !isThere() {
+		t.Fatal("it lost its place at once")
+	}
+	one.startWithin = 0
+	r.admit(one, "three", freeAddr())
+	if isThere() {
+		t.Error("it keeps its place for ever")
+	}
+}
+
+// Of many who are admitted at once no more become servers than vote.
+func TestAdmitAtTheSameTime(t *testing.T) {
+	r := newRing(t)
+	one := r.start("one", freeAddr(), "")
+	r.works(one)
+	var wg sync.WaitGroup
+	var servers atomic.Int32
+	for i := range 5 {
+		wg.Go(func() {
+			initial, err := one.Admit(t.Context(), fmt.Sprintf("joiner%d", i), freeAddr())
+			if err != nil {
+				t.Error(err)
+			}
+			if initial != "" {
+				servers.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	list, err := one.client.MemberList(t.Context())
+	if err != nil || len(list.Members) != voters || servers.Load() != voters-1 {
+		t.Errorf("%d were told to be servers, and there are %d in all, %v", servers.Load(), len(list.Members), err)
+	}
 }
