@@ -79,6 +79,75 @@ func TestDrainRemoveReplace(t *testing.T) {
 	checkEverywhere(t, c, "two/a", map[string]string{"refs/heads/main": head})
 }
 
+// TestSeatIsTaken takes a voter of the journal out of a cluster of four: the node
+// that had no server starts one, and nobody has to tell it.
+func TestSeatIsTaken(t *testing.T) {
+	c := clustertest.Start(t, 4)
+	u := c.Admin
+	work := newWork(t, u)
+	u.Commit(t, work, "f", "one")
+	u.Git(t, work, "push", "-q", "cluster::seat/a", "main")
+	checkEverywhere(t, c, "seat/a", nil)
+	first, second, third, fourth := c.Node(t, "node1"), c.Node(t, "node2"), c.Node(t, "node3"), c.Node(t, "node4")
+	run := func(args ...string) clustertest.Result {
+		return u.Run("", append(append([]string{"git-cluster"}, args...), "--data", third.Data)...)
+	}
+	role := func(name string) string {
+		st, err := third.Status()
+		if err != nil {
+			return err.Error()
+		}
+		for _, n := range st.Nodes {
+			if string(n.Name) == name {
+				return n.Journal
+			}
+		}
+		return "gone"
+	}
+	if got := role("node4"); got != "client" {
+		t.Fatalf("the fourth node is %q in the journal", got)
+	}
+	first.Kill()
+	if r := run("device", "remove", "node1"); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	awaitVoters(t, third, 3)
+	if got := role("node4"); got != "voter" && got != "leader" {
+		t.Errorf("the fourth node is %q in the journal", got)
+	}
+	// It is one for good, and any other may die.
+	fourth.Kill()
+	if err := fourth.Start(); err != nil {
+		t.Fatal(err)
+	}
+	second.Kill()
+	c.Nodes = []*clustertest.Node{third, fourth}
+	head := u.Commit(t, work, "f", "two")
+	u.Via("node4").Git(t, work, "push", "-q", "cluster::seat/a", "main")
+	checkEverywhere(t, c, "seat/a", map[string]string{"refs/heads/main": head})
+
+	// A node that is thrown out while it runs ends, and takes no seat again.
+	if err := second.Start(); err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Await(t, 30*time.Second, func() string { // etcd wants its servers connected for some seconds
+		if r := run("device", "remove", "node2", "--force"); r.Err() != nil {
+			return r.Err().Error()
+		}
+		return ""
+	})
+	clustertest.Await(t, 30*time.Second, func() string {
+		if second.Running() {
+			return "a node that was removed runs"
+		}
+		return ""
+	})
+	if log := second.Log(); !strings.Contains(log, "was removed from the cluster") {
+		t.Errorf("it says\n%s", log)
+	}
+	awaitVoters(t, third, 2)
+}
+
 func awaitVoters(t *testing.T, n *clustertest.Node, want int) {
 	t.Helper()
 	clustertest.Await(t, 60*time.Second, func() string {

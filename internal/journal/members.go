@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -21,16 +22,41 @@ import (
 // counts for no quorum, so that a join that fails costs nothing.
 type Members struct {
 	client *clientv3.Client
+	tls    string // the folder with this node's credentials
+	seat   *Seat  // nil: this node never runs a server but the one it began with
+
+	mu     sync.Mutex
 	own    *Member // this node's server; nil if it runs none
-	tls    string  // the folder with this node's credentials
+	closed bool
+
+	vacant time.Time // since when a seat has been free, as far as this node knows; used by tend alone
 
 	startWithin time.Duration
+	turn        time.Duration
 }
 
 // NewMembers returns the membership as a node sees it that runs the server own,
-// or none.
-func NewMembers(client *clientv3.Client, own *Member, tlsDir string) *Members {
-	return &Members{client: client, own: own, tls: tlsDir, startWithin: startWithin}
+// or none, and has the seat, or none.
+func NewMembers(client *clientv3.Client, own *Member, tlsDir string, seat *Seat) *Members {
+	return &Members{client: client, own: own, tls: tlsDir, seat: seat, startWithin: startWithin, turn: turn}
+}
+
+// Close stops this node's server, if it runs one.
+func (m *Members) Close() {
+	m.mu.Lock()
+	own := m.own
+	m.own, m.closed = nil, true
+	m.mu.Unlock()
+	if own != nil {
+		own.Close()
+	}
+}
+
+// server returns this node's server.
+func (m *Members) server() *Member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.own
 }
 
 // voters is how many servers vote once there are enough nodes.
@@ -198,60 +224,6 @@ const unhealthyFor = 12 * time.Second
 
 func memberKey(id uint64) string { return fmt.Sprintf("%s%016x", keyMember, id) }
 
-// Settle promotes learners to voters once there are three servers and all are
-// ready, and reports whether nothing is left to do.
-func (m *Members) Settle(ctx context.Context) (settled bool, err error) {
-	list, err := m.client.MemberList(ctx)
-	if err != nil {
-		return false, unavailable(err)
-	}
-	var learners []*etcdserverpb.Member
-	for _, member := range list.Members {
-		if member.IsLearner {
-			learners = append(learners, member)
-		}
-	}
-	if len(learners) == 0 || len(list.Members) < voters {
-		return true, nil
-	}
-	// All before any: with two voters the death of either stops the journal,
-	// so that state must be as short as it can be.
-	for _, learner := range learners {
-		if err := m.ready(ctx, list.Members, learner); err != nil {
-			return false, err
-		}
-	}
-	for _, learner := range learners {
-		if _, err := m.client.MemberPromote(ctx, learner.ID); err != nil {
-			return false, unavailable(err)
-		}
-	}
-	return true, nil
-}
-
-// ready reports whether a learner has nearly everything the leader has.
-func (m *Members) ready(ctx context.Context, all []*etcdserverpb.Member, learner *etcdserverpb.Member) error {
-	if learner.Name == "" || len(learner.ClientURLs) == 0 {
-		return errors.New("a journal server has not started yet")
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	its, err := m.status(ctx, learner.ClientURLs[0])
-	if err != nil {
-		return unavailable(err)
-	}
-	for _, member := range all {
-		if member.IsLearner || len(member.ClientURLs) == 0 {
-			continue
-		}
-		ours, err := m.status(ctx, member.ClientURLs[0])
-		if err == nil && its.RaftIndex+100 >= ours.RaftIndex {
-			return nil
-		}
-	}
-	return fmt.Errorf("journal server %q is still catching up", learner.Name)
-}
-
 // status asks one server, on a connection of its own: etcd's client does not
 // guard its endpoints, which Follow changes, against its own use of them there.
 func (m *Members) status(ctx context.Context, server string) (*clientv3.StatusResponse, error) {
@@ -265,10 +237,11 @@ func (m *Members) status(ctx context.Context, server string) (*clientv3.StatusRe
 
 // Known returns the servers as this node's own knows them, without asking anybody.
 func (m *Members) Known() []MemberState {
-	if m.own == nil {
+	own := m.server()
+	if own == nil {
 		return nil
 	}
-	return m.own.known()
+	return own.known()
 }
 
 // List returns the state of all servers.
@@ -303,19 +276,25 @@ func (m *Members) List(ctx context.Context) ([]MemberState, error) {
 
 // Follow keeps the client's endpoints right until the context ends: a voter
 // asks its own server, everyone else asks the voters, because a learner answers
-// no linearizable read. It promotes learners on the way. changed is called with
-// the voters' addresses when they change.
+// no linearizable read. It promotes learners on the way, and takes a free seat.
+// changed is called with the voters' addresses when they change.
 func (m *Members) Follow(ctx context.Context, changed func(endpoints []string)) {
-	go m.settleLoop(ctx)
-	// A server knows its members without asking anybody, so a change of them is
-	// seen at once and even when those that were asked until now are gone.
-	every := 2 * time.Second
-	if m.own != nil {
-		every = 50 * time.Millisecond
-	}
+	tended := make(chan struct{})
+	go func() {
+		defer close(tended)
+		m.tendLoop(ctx)
+	}()
+	defer func() { <-tended }()
 	var last, lastVoters []string
-	for wait := time.Duration(0); pause(ctx, wait) == nil; wait = every {
-		own, others, err := m.endpoints(ctx)
+	for wait := time.Duration(0); pause(ctx, wait) == nil; {
+		// A server knows its members without asking anybody, so a change of them is
+		// seen at once and even when those that were asked until now are gone.
+		wait = 2 * time.Second
+		server := m.server()
+		if server != nil {
+			wait = 50 * time.Millisecond
+		}
+		own, others, err := m.endpoints(ctx, server)
 		if err != nil {
 			continue
 		}
@@ -336,9 +315,9 @@ func (m *Members) Follow(ctx context.Context, changed func(endpoints []string)) 
 
 // endpoints returns the voters' client addresses: that of this node's server,
 // if it votes, and those of the others.
-func (m *Members) endpoints(ctx context.Context) (own, others []string, err error) {
-	if m.own != nil {
-		own, others = m.own.voters()
+func (m *Members) endpoints(ctx context.Context, server *Member) (own, others []string, err error) {
+	if server != nil {
+		own, others = server.voters()
 		return own, others, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -354,16 +333,4 @@ func (m *Members) endpoints(ctx context.Context) (own, others []string, err erro
 	}
 	slices.Sort(others)
 	return nil, others, nil
-}
-
-// settleLoop promotes learners when they are ready.
-func (m *Members) settleLoop(ctx context.Context) {
-	for wait := time.Duration(0); pause(ctx, wait) == nil; {
-		wait = 2 * time.Second
-		attempt, cancel := context.WithTimeout(ctx, callTimeout)
-		if settled, err := m.Settle(attempt); err != nil || !settled {
-			wait = 200 * time.Millisecond
-		}
-		cancel()
-	}
 }

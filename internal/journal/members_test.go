@@ -24,12 +24,11 @@ type ring struct {
 
 // A ringNode is one of them, with what its node has of the journal.
 type ringNode struct {
-	*Member
 	*Members
-	client *clientv3.Client
-	peer   string
-	addr   string
-	closed sync.Once
+	client  *clientv3.Client
+	peer    string
+	addr    string
+	stopped sync.Once
 }
 
 func newRing(t *testing.T) *ring {
@@ -49,8 +48,7 @@ func newRing(t *testing.T) *ring {
 // the first one if that is "". Its client asks the seeds.
 func (r *ring) tryStart(name, peer, initial string, seeds ...string) (*ringNode, error) {
 	n := &ringNode{peer: peer, addr: freeAddr()}
-	var err error
-	n.Member, err = StartMember(r.t.Context(), MemberConfig{Name: name, Dir: filepath.Join(r.dir, name), TLS: r.tls, Peer: peer, Client: n.addr,
+	member, err := StartMember(r.t.Context(), MemberConfig{Name: name, Dir: filepath.Join(r.dir, name), TLS: r.tls, Peer: peer, Client: n.addr,
 		Cluster: "ring", Initial: initial, Existing: initial != "", Servers: seeds, Log: filepath.Join(r.dir, name+".log")})
 	if err != nil {
 		return nil, err
@@ -61,7 +59,7 @@ func (r *ring) tryStart(name, peer, initial string, seeds ...string) (*ringNode,
 	if n.client, err = Dial(seeds, r.tls); err != nil {
 		r.t.Fatal(err)
 	}
-	n.Members = NewMembers(n.client, n.Member, r.tls)
+	n.Members = NewMembers(n.client, member, r.tls, nil)
 	r.t.Cleanup(n.stop)
 	return n, nil
 }
@@ -76,7 +74,10 @@ func (r *ring) start(name, peer, initial string, seeds ...string) *ringNode {
 }
 
 func (n *ringNode) stop() {
-	n.closed.Do(func() { n.client.Close(); n.Member.Close() })
+	n.stopped.Do(func() {
+		n.client.Close()
+		n.Members.Close()
+	})
 }
 
 // join admits a node through another and starts it.
@@ -248,7 +249,7 @@ func TestMembersGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	four := &ringNode{Members: NewMembers(client, nil, r.tls), client: client}
+	four := &ringNode{Members: NewMembers(client, nil, r.tls, nil), client: client}
 	told := r.follow(four)
 	waitFor(t, func() string {
 		if got := told(); len(got) != 3 {

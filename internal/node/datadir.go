@@ -33,6 +33,7 @@ import (
 //	http/            the certificate of its HTTPS front, if it made one
 //	journal/         the embedded etcd server's data
 //	journal-servers  where the journal's voters were last seen
+//	journal-seat     whether it has such a server, if that has changed since it joined
 //	repositories/    the replicas
 //	lost/            bundles made before something was given up as lost
 //	hooks/           what receive-pack calls

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -92,7 +93,7 @@ func Init(ctx context.Context, s InitSettings) error {
 		if err := durable.WriteFile(d.path("incarnation"), []byte(incarnation+"\n"), 0o600); err != nil {
 			return err
 		}
-		member, client, err := d.dial(ctx, self)
+		member, client, err := d.dial(ctx, self, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}

@@ -139,7 +139,7 @@ func Join(ctx context.Context, seed, token string, s Settings) error {
 		case len(reply.Endpoints) > 0:
 			self.Journal = config.SelfJournal{Endpoints: reply.Endpoints, TLS: s.TLS}
 		case reply.Initial == "":
-			self.Journal = config.SelfJournal{Servers: reply.Servers}
+			self.Journal.Servers, self.Journal.Spare = reply.Servers, self.Journal.Peer != ""
 		default:
 			self.Journal.Initial, self.Journal.Servers = reply.Initial, reply.Servers
 		}

@@ -53,7 +53,6 @@ type Node struct {
 	key     key
 	log     *slog.Logger
 	lock    *os.File
-	member  *journal.Member
 	client  *journal.Client
 	journal *journal.Journal
 	members *journal.Members
@@ -103,12 +102,13 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	if n.key, err = n.dir.loadKey(); err != nil {
 		return err
 	}
-	if n.member, n.client, err = n.dir.dial(ctx, n.self); err != nil {
+	var member *journal.Member
+	if member, n.client, err = n.dir.dial(ctx, n.self, n.log); err != nil {
 		return err
 	}
 	n.journal = journal.New(n.client)
 	if len(n.self.Journal.Endpoints) == 0 {
-		n.members = journal.NewMembers(n.client, n.member, n.dir.path("tls"))
+		n.members = journal.NewMembers(n.client, member, n.dir.path("tls"), n.seat())
 	}
 	if err := n.awaitJournal(ctx); err != nil {
 		return err
@@ -339,8 +339,8 @@ func (n *Node) close() {
 	if n.client != nil {
 		n.client.Close()
 	}
-	if n.member != nil {
-		n.member.Close()
+	if n.members != nil {
+		n.members.Close()
 	}
 	if n.lock != nil {
 		n.lock.Close()
@@ -365,38 +365,6 @@ func (n *Node) authenticate(ctx context.Context, _ string, key ssh.PublicKey, re
 // not from where a device may come.
 func (n *Node) admitSession(_ context.Context, id cluster.Identity, remote netip.AddrPort) error {
 	return n.rules.Snapshot().Admit(id, remote.Addr())
-}
-
-// dial starts the embedded server, if this node has one, and makes a client.
-func (d dataDir) dial(ctx context.Context, self *config.Self) (*journal.Member, *journal.Client, error) {
-	j := self.Journal
-	if len(j.Endpoints) > 0 {
-		client, err := journal.Dial(j.Endpoints, j.TLS)
-		return nil, client, err
-	}
-	servers := d.servers()
-	if len(servers) == 0 {
-		servers = j.Servers
-	}
-	var member *journal.Member
-	if j.Peer != "" {
-		var err error
-		member, err = journal.StartMember(ctx, journal.MemberConfig{
-			Name: string(self.Name), Dir: d.path("journal"), TLS: d.path("tls"), Peer: j.Peer, Client: j.Client,
-			Cluster: self.ClusterID, Initial: j.Initial, Existing: j.Initial != "", Servers: servers, Advertise: j.Advertise, Log: d.path("journal.log"),
-		})
-		if err != nil {
-			return nil, nil, err
-		}
-		if len(servers) == 0 {
-			servers = []string{j.Client}
-		}
-	}
-	client, err := journal.Dial(servers, d.path("tls"))
-	if err != nil && member != nil {
-		member.Close()
-	}
-	return member, client, err
 }
 
 // awaitJournal waits until the journal answers, however long that takes: after a
