@@ -204,23 +204,32 @@ func (m *Member) close(patience time.Duration) bool {
 
 func (m *Member) id() uint64 { return uint64(m.etcd.Server.MemberID()) }
 
+func (m *Member) leads() bool {
+	return !m.stopped() && m.etcd.Server.Leader() == m.etcd.Server.MemberID()
+}
+
+// stopped reports whether the server has stopped by itself: the others have taken
+// it out.
+func (m *Member) stopped() bool {
+	select {
+	case <-m.etcd.Server.StopNotify():
+		return true
+	default:
+		return false
+	}
+}
+
 // voters returns the client addresses of the voting members as this server
 // knows them: its own, if it votes, and those of the others. A server that has
 // stopped, because the others have taken it out, may not know that, and answers nothing.
 func (m *Member) voters() (own, others []string) {
 	server := m.etcd.Server
-	stopped := false
-	select {
-	case <-server.StopNotify():
-		stopped = true
-	default:
-	}
 	for _, member := range server.Cluster().Members() {
 		switch {
 		case member.IsLearner:
 		case member.ID != server.MemberID():
 			others = append(others, member.ClientURLs...)
-		case !stopped:
+		case !m.stopped():
 			own = slices.Clone(member.ClientURLs)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -29,16 +30,19 @@ type Members struct {
 	own    *Member // this node's server; nil if it runs none
 	closed bool
 
-	vacant time.Time // since when a seat has been free, as far as this node knows; used by tend alone
+	// What this node has seen of the servers; used by tend alone.
+	vacant time.Time // since when a seat has been free
+	seen   judgement
 
-	startWithin time.Duration
-	turn        time.Duration
+	startWithin, turn, deadAfter, pairFor time.Duration
+	log                                   *slog.Logger
 }
 
 // NewMembers returns the membership as a node sees it that runs the server own,
 // or none, and has the seat, or none.
-func NewMembers(client *clientv3.Client, own *Member, tlsDir string, seat *Seat) *Members {
-	return &Members{client: client, own: own, tls: tlsDir, seat: seat, startWithin: startWithin, turn: turn}
+func NewMembers(client *clientv3.Client, own *Member, tlsDir string, seat *Seat, log *slog.Logger) *Members {
+	return &Members{client: client, own: own, tls: tlsDir, seat: seat, log: log,
+		startWithin: startWithin, turn: turn, deadAfter: deadAfter, pairFor: pairFor}
 }
 
 // Close stops this node's server, if it runs one.

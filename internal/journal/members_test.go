@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -59,7 +60,7 @@ func (r *ring) tryStart(name, peer, initial string, seeds ...string) (*ringNode,
 	if n.client, err = Dial(seeds, r.tls); err != nil {
 		r.t.Fatal(err)
 	}
-	n.Members = NewMembers(n.client, member, r.tls, nil)
+	n.Members = NewMembers(n.client, member, r.tls, nil, slog.New(slog.DiscardHandler))
 	r.t.Cleanup(n.stop)
 	return n, nil
 }
@@ -249,7 +250,7 @@ func TestMembersGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	four := &ringNode{Members: NewMembers(client, nil, r.tls, nil), client: client}
+	four := &ringNode{Members: NewMembers(client, nil, r.tls, nil, slog.New(slog.DiscardHandler)), client: client}
 	told := r.follow(four)
 	waitFor(t, func() string {
 		if got := told(); len(got) != 3 {

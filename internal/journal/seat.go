@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -22,9 +21,9 @@ type Seat struct {
 	// members for the first time, or has none.
 	Remember func(initial string) error
 	// Turn says how many other nodes come first that have no server, given the names
-	// of those that have one. A node that must not have one is not ok.
-	Turn func(seated map[string]bool) (before int, ok bool)
-	Log  *slog.Logger
+	// of those that have one. A node that must not have one, as it may have been removed
+	// a moment ago, is not ok.
+	Turn func(ctx context.Context, seated map[string]bool) (before int, ok bool)
 }
 
 // turn is how long each node without a server waits for those that come before it,
@@ -39,11 +38,21 @@ func (s *Seat) peerURL() string {
 
 // tendLoop does what is to be done about the servers, until the context ends.
 func (m *Members) tendLoop(ctx context.Context) {
+	said := ""
 	for wait := time.Duration(0); pause(ctx, wait) == nil; {
 		wait = 2 * time.Second
-		if settled, err := m.tend(ctx); err != nil || !settled {
+		settled, err := m.tend(ctx)
+		if err != nil || !settled {
 			wait = 200 * time.Millisecond
 		}
+		now := ""
+		if err != nil {
+			now = err.Error()
+		}
+		if now != said && now != "" && ctx.Err() == nil {
+			m.log.Info("the journal's servers are not as they should be yet", "error", now)
+		}
+		said = now
 	}
 }
 
@@ -56,19 +65,19 @@ func (m *Members) tend(ctx context.Context) (settled bool, err error) {
 	}
 	if m.seat != nil {
 		if err := m.tendSeat(ctx, list.Members); err != nil {
-			m.seat.Log.Warn("this node's server of the journal", "error", err)
-			return false, err
+			return false, fmt.Errorf("this node's own: %w", err)
 		}
 	}
 	attempt, cancel = context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return m.settle(attempt, list.Members)
+	settled, err = m.settle(attempt, list.Members)
+	return settled, errors.Join(err, m.judge(ctx, list.Members))
 }
 
 func (m *Members) tendSeat(ctx context.Context, members []*etcdserverpb.Member) error {
 	own := m.server()
 	switch {
-	case own == nil && m.myTurn(members):
+	case own == nil && m.myTurn(ctx, members):
 		m.vacant = time.Time{} // if this fails, others have their turn first
 		return m.take(ctx)
 	case own != nil && !slices.ContainsFunc(members, func(there *etcdserverpb.Member) bool { return there.ID == own.id() }):
@@ -79,7 +88,7 @@ func (m *Members) tendSeat(ctx context.Context, members []*etcdserverpb.Member) 
 
 // myTurn reports whether a seat has been free for so long that this node should
 // take it.
-func (m *Members) myTurn(members []*etcdserverpb.Member) bool {
+func (m *Members) myTurn(ctx context.Context, members []*etcdserverpb.Member) bool {
 	count, seated := 0, map[string]bool{}
 	for _, there := range members {
 		if there.Name == "" && slices.Contains(there.PeerURLs, m.seat.peerURL()) {
@@ -95,7 +104,7 @@ func (m *Members) myTurn(members []*etcdserverpb.Member) bool {
 	if m.vacant.IsZero() {
 		m.vacant = time.Now()
 	}
-	before, ok := m.seat.Turn(seated)
+	before, ok := m.seat.Turn(ctx, seated)
 	return ok && time.Since(m.vacant) >= time.Duration(before+1)*m.turn
 }
 
@@ -130,7 +139,7 @@ func (m *Members) take(ctx context.Context) error {
 		own.Close()
 		return nil
 	}
-	m.seat.Log.Info("this node runs a server of the journal now, because there were too few")
+	m.log.Info("this node runs a server of the journal now, because there were too few")
 	return nil
 }
 
@@ -146,7 +155,7 @@ func (m *Members) leave(own *Member) error {
 	m.mu.Lock()
 	m.own = nil
 	m.mu.Unlock()
-	m.seat.Log.Warn("this node's server was taken out of the journal")
+	m.log.Warn("this node's server was taken out of the journal")
 	if err := m.seat.Remember(""); err != nil {
 		return err
 	}
@@ -156,67 +165,3 @@ func (m *Members) leave(own *Member) error {
 // leavePatience is how long a server that was taken out may take to stop. Its files
 // must not go before.
 const leavePatience = 30 * time.Second
-
-// Settle promotes learners to voters once there are three servers and all are
-// ready, and reports whether nothing is left to do.
-func (m *Members) Settle(ctx context.Context) (settled bool, err error) {
-	list, err := m.client.MemberList(ctx)
-	if err != nil {
-		return false, unavailable(err)
-	}
-	return m.settle(ctx, list.Members)
-}
-
-func (m *Members) settle(ctx context.Context, members []*etcdserverpb.Member) (settled bool, err error) {
-	var learners []*etcdserverpb.Member
-	for _, member := range members {
-		if member.IsLearner {
-			learners = append(learners, member)
-		}
-	}
-	free := voters - (len(members) - len(learners))
-	if len(learners) == 0 || len(members) < voters || free <= 0 {
-		return true, nil
-	}
-	learners = learners[:min(free, len(learners))]
-	// All before any: with two voters the death of either stops the journal,
-	// so that state must be as short as it can be.
-	for _, learner := range learners {
-		if err := m.ready(ctx, members, learner); err != nil {
-			return false, err
-		}
-	}
-	for _, learner := range learners {
-		err := reconfigure(ctx, func(ctx context.Context) error {
-			_, err := m.client.MemberPromote(ctx, learner.ID)
-			return err
-		})
-		if err != nil {
-			return false, unavailable(err)
-		}
-	}
-	return true, nil
-}
-
-// ready reports whether a learner has nearly everything the leader has.
-func (m *Members) ready(ctx context.Context, all []*etcdserverpb.Member, learner *etcdserverpb.Member) error {
-	if learner.Name == "" || len(learner.ClientURLs) == 0 {
-		return errors.New("a journal server has not started yet")
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	its, err := m.status(ctx, learner.ClientURLs[0])
-	if err != nil {
-		return unavailable(err)
-	}
-	for _, member := range all {
-		if member.IsLearner || len(member.ClientURLs) == 0 {
-			continue
-		}
-		ours, err := m.status(ctx, member.ClientURLs[0])
-		if err == nil && its.RaftIndex+100 >= ours.RaftIndex {
-			return nil
-		}
-	}
-	return fmt.Errorf("journal server %q is still catching up", learner.Name)
-}

@@ -19,8 +19,7 @@ func (r *ring) seated(n *ringNode, name string, before int) *Seat {
 		Server: MemberConfig{Name: name, Dir: filepath.Join(r.dir, name), TLS: r.tls, Peer: n.peer, Client: n.addr, Cluster: "ring",
 			Log: filepath.Join(r.dir, name+".log")},
 		Remember: func(string) error { return nil },
-		Turn:     func(map[string]bool) (int, bool) { return before, true },
-		Log:      slog.New(slog.DiscardHandler),
+		Turn:     func(context.Context, map[string]bool) (int, bool) { return before, true },
 	}
 	n.turn = 200 * time.Millisecond
 	return n.seat
@@ -33,7 +32,7 @@ func (r *ring) spare(name string, before int, through *ringNode) *ringNode {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	n := &ringNode{client: client, peer: freeAddr(), addr: freeAddr(), Members: NewMembers(client, nil, r.tls, nil)}
+	n := &ringNode{client: client, peer: freeAddr(), addr: freeAddr(), Members: NewMembers(client, nil, r.tls, nil, slog.New(slog.DiscardHandler))}
 	r.seated(n, name, before)
 	r.t.Cleanup(n.stop)
 	return n
@@ -105,7 +104,7 @@ func TestSpareThatMustNot(t *testing.T) {
 	r.works(one)
 	asked := make(chan struct{}, 100)
 	four, five := r.spare("four", 0, one), r.spare("five", 1, one)
-	four.seat.Turn = func(seated map[string]bool) (int, bool) {
+	four.seat.Turn = func(_ context.Context, seated map[string]bool) (int, bool) {
 		if !seated["one"] {
 			t.Errorf("it is told that these have servers: %v", seated)
 		}

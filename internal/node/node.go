@@ -108,7 +108,7 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	}
 	n.journal = journal.New(n.client)
 	if len(n.self.Journal.Endpoints) == 0 {
-		n.members = journal.NewMembers(n.client, member, n.dir.path("tls"), n.seat())
+		n.members = journal.NewMembers(n.client, member, n.dir.path("tls"), n.seat(), n.log)
 	}
 	if err := n.awaitJournal(ctx); err != nil {
 		return err

@@ -54,13 +54,17 @@ func (n *Node) seat() *journal.Seat {
 	if n.self.Journal.Peer == "" {
 		return nil
 	}
-	return &journal.Seat{Server: n.dir.server(n.self), Remember: n.dir.saveSeat, Turn: n.turn, Log: n.log}
+	return &journal.Seat{Server: n.dir.server(n.self), Remember: n.dir.saveSeat, Turn: n.turn}
 }
 
 // turn says how many nodes without a server of the journal come before this one, by
 // name.
-func (n *Node) turn(seated map[string]bool) (before int, ok bool) {
-	for _, d := range n.rules.Snapshot().Nodes() {
+func (n *Node) turn(ctx context.Context, seated map[string]bool) (before int, ok bool) {
+	rules, err := n.rules.Refresh(ctx)
+	if err != nil {
+		return 0, false
+	}
+	for _, d := range rules.Nodes() {
 		switch {
 		case d.Name == n.self.Name:
 			ok = d.Enabled
