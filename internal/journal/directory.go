@@ -225,6 +225,17 @@ func (j *Journal) Incarnation(ctx context.Context, name cluster.DeviceName) (str
 	return string(r.Kvs[0].Value), nil
 }
 
+// WatchIncarnation calls changed with the name of the disk the device last ran on,
+// at the start and after every change, until the context ends.
+func (j *Journal) WatchIncarnation(ctx context.Context, name cluster.DeviceName, changed func(string)) error {
+	key := keyIncarnation + string(name)
+	return j.follow(ctx, key, func(kv *mvccpb.KeyValue) {
+		if string(kv.Key) == key { // others may begin with it
+			changed(string(kv.Value))
+		}
+	}, func(string) {})
+}
+
 // ChangeIncarnation gives the device the next incarnation if it still has the
 // last.
 func (j *Journal) ChangeIncarnation(ctx context.Context, name cluster.DeviceName, last, next string) error {

@@ -156,12 +156,15 @@ func (n *Node) compose(ctx context.Context, version string) error {
 	if err := store.CleanUp(); err != nil {
 		return err
 	}
+	name := n.self.Name
+	n.peers = peer.New(name, n.self.Region, n.key.Signer, n.rules.Snapshot)
+	if err := n.alone(ctx); err != nil {
+		return err
+	}
 	incarnation, err := n.incarnate(ctx, store)
 	if err != nil {
 		return err
 	}
-	name := n.self.Name
-	n.peers = peer.New(name, n.self.Region, n.key.Signer, n.rules.Snapshot)
 	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log})
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
 		Hooks: n.dir.path("hooks"), Socket: socket, Turns: n.turns, Metrics: n.metrics, Log: n.log})
@@ -212,6 +215,7 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 		})
 	}
 	start("directory", n.rules.follow)
+	start("identity", func(ctx context.Context) error { return n.watchTwin(ctx, n.engine.Incarnation) })
 	start("engine", n.engine.Run)
 	observing, stopObserving := context.WithCancelCause(run)
 	observed := make(chan struct{})
