@@ -33,6 +33,18 @@ type Status struct {
 	Problem string `json:"problem,omitempty"`
 }
 
+// Full names the servers of the journal that have no room for more, or is "". While
+// there are any it takes no writes.
+func (st Status) Full() string {
+	var names []string
+	for _, m := range st.Journal {
+		if m.Full {
+			names = append(names, m.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
 // NodeStatus is one node.
 type NodeStatus struct {
 	Name    cluster.DeviceName `json:"name"`

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"gitcluster/internal/cluster"
@@ -88,6 +89,7 @@ const (
 	keyCredential  = "/gc/credential/"
 	keyObserved    = "/gc/observed/"
 	keyObserving   = "/gc/observing/"
+	keySwept       = "/gc/swept"
 )
 
 func entryKey(id cluster.RepoID, v cluster.Version) string {
@@ -326,17 +328,23 @@ func unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = silence{err}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		err = worded{err, "no answer in time"}
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		err = worded{err, "it is full"}
 	}
 	return fmt.Errorf("%w: %w", cluster.ErrUnavailable, err)
 }
 
-// silence says in words that a deadline passed.
-type silence struct{ error }
+// worded is an error in words that say something to people.
+type worded struct {
+	error
+	text string
+}
 
-func (s silence) Error() string { return "no answer in time" }
-func (s silence) Unwrap() error { return s.error }
+func (w worded) Error() string { return w.text }
+func (w worded) Unwrap() error { return w.error }
 
 func pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type MemberConfig struct {
 	Servers   []string // servers of that cluster, which are asked for its members then
 	Advertise string   // host others reach it by, if not that of Peer and Client
 	Log       string   // file for etcd's own log
+	Quota     int64    // bytes its database may have; 0: what is usual
 }
 
 // A Member is a running embedded etcd server.
@@ -71,7 +73,7 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		SkipClientSANVerify: true}
 	cfg.PeerTLSInfo, cfg.ClientTLSInfo = tls, tls
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
-	cfg.QuotaBackendBytes = 8 << 30
+	cfg.QuotaBackendBytes = cmp.Or(c.Quota, quota)
 	cfg.MaxLearners = 8
 	cfg.EnableGRPCGateway = false
 	logger, err := fileLogger(c.Log)

@@ -72,6 +72,7 @@ type MemberState struct {
 	Client string `json:"client"` // its client address
 	Voter  bool   `json:"voter"`
 	Leader bool   `json:"leader"`
+	Full   bool   `json:"full,omitempty"` // its database has no room for more, so that the journal takes no writes
 }
 
 // An admission is what is remembered of a server that was admitted and may not
@@ -255,6 +256,7 @@ func (m *Members) List(ctx context.Context) ([]MemberState, error) {
 		return nil, unavailable(err)
 	}
 	var leader uint64
+	var noRoom []uint64
 	for _, member := range list.Members {
 		if len(member.ClientURLs) == 0 {
 			continue
@@ -263,13 +265,13 @@ func (m *Members) List(ctx context.Context) ([]MemberState, error) {
 		s, err := m.status(attempt, member.ClientURLs[0])
 		cancel()
 		if err == nil && s.Leader != 0 {
-			leader = s.Leader
+			leader, noRoom = s.Leader, full(s)
 			break
 		}
 	}
 	var all []MemberState
 	for _, member := range list.Members {
-		s := MemberState{Name: member.Name, Voter: !member.IsLearner, Leader: member.ID == leader}
+		s := MemberState{Name: member.Name, Voter: !member.IsLearner, Leader: member.ID == leader, Full: slices.Contains(noRoom, member.ID)}
 		if len(member.ClientURLs) > 0 {
 			s.Client = strings.TrimPrefix(member.ClientURLs[0], "https://")
 		}

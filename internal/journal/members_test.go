@@ -21,6 +21,8 @@ type ring struct {
 	t   *testing.T
 	dir string
 	tls string
+
+	quota int64
 }
 
 // A ringNode is one of them, with what its node has of the journal.
@@ -50,7 +52,7 @@ func newRing(t *testing.T) *ring {
 func (r *ring) tryStart(name, peer, initial string, seeds ...string) (*ringNode, error) {
 	n := &ringNode{peer: peer, addr: freeAddr()}
 	member, err := StartMember(r.t.Context(), MemberConfig{Name: name, Dir: filepath.Join(r.dir, name), TLS: r.tls, Peer: peer, Client: n.addr,
-		Cluster: "ring", Initial: initial, Existing: initial != "", Servers: seeds, Log: filepath.Join(r.dir, name+".log")})
+		Cluster: "ring", Initial: initial, Existing: initial != "", Servers: seeds, Quota: r.quota, Log: filepath.Join(r.dir, name+".log")})
 	if err != nil {
 		return nil, err
 	}

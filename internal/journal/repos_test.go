@@ -279,15 +279,16 @@ func TestRepos(t *testing.T) {
 	})
 }
 
-// namesKV calls back when names have been read.
-type namesKV struct {
+// readKV calls back when something below a prefix has been read.
+type readKV struct {
 	clientv3.KV
-	read func()
+	prefix string
+	read   func()
 }
 
-func (n *namesKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+func (n *readKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	r, err := n.KV.Get(ctx, key, opts...)
-	if strings.HasPrefix(key, keyName) {
+	if strings.HasPrefix(key, n.prefix) {
 		n.read()
 	}
 	return r, err
@@ -309,7 +310,7 @@ func TestReposWhileTheyChange(t *testing.T) {
 			func() error { return w.RenameRepo(ctx, all[10], "a") }, // from the end to the start
 			func() error { _, err := w.CreateRepo(ctx, record("zz")); return err },
 		}
-		kv := &namesKV{KV: w.client, read: func() {
+		kv := &readKV{KV: w.client, prefix: keyName, read: func() {
 			if len(changes) > 0 {
 				if err := changes[0](); err != nil {
 					t.Error(err)

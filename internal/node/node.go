@@ -72,6 +72,8 @@ type Node struct {
 	httpLn  net.Listener
 	localLn *net.UnixListener
 	closed  sync.Once
+
+	stopUpkeep func() // ends the upkeep of the journal
 }
 
 // Open opens the node of a data directory: it waits for the directory's lock
@@ -113,6 +115,7 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	if err := n.awaitJournal(ctx); err != nil {
 		return err
 	}
+	n.startUpkeep()
 	n.rules = &rules{journal: n.journal, log: n.log, trusted: n.trusted(), self: n.self.Name, removed: make(chan struct{})}
 	if _, err := n.rules.Refresh(ctx); err != nil {
 		return err
@@ -294,6 +297,18 @@ func (n *Node) errRemoved() error {
 	return cluster.WithHint(fmt.Errorf("node %q was removed from the cluster", n.self.Name), "to bring the machine back, `git cluster join` with an empty data directory")
 }
 
+// startUpkeep begins the upkeep of the journal. That must not wait until the node
+// serves: where the journal is full it cannot start.
+func (n *Node) startUpkeep() {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		journal.NewUpkeep(n.journal, n.members, n.log).Run(ctx)
+	}()
+	n.stopUpkeep = func() { cancel(); <-ended }
+}
+
 // takePart has the node count for what needs a majority of nodes, from its first
 // start on.
 func (n *Node) takePart(ctx context.Context) error {
@@ -339,6 +354,9 @@ func (n *Node) close() {
 	}
 	if n.peers != nil {
 		n.peers.Close()
+	}
+	if n.stopUpkeep != nil {
+		n.stopUpkeep()
 	}
 	if n.client != nil {
 		n.client.Close()
