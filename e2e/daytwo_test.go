@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"gitcluster/internal/clustertest"
+	"gitcluster/internal/journal"
 )
 
 // TestDrainRemoveReplace takes a node out of a cluster in use, and puts another in
@@ -111,6 +113,16 @@ func TestSeatIsTaken(t *testing.T) {
 	if r := run("device", "remove", "node1"); r.Err() != nil {
 		t.Fatal(r.Err())
 	}
+	// What is on its disk opens nothing any more.
+	clustertest.Await(t, 30*time.Second, func() string {
+		if whose := opened(t, third, first.Data); whose != "" {
+			return "with a removed node's credentials one reads the journal of " + whose
+		}
+		return ""
+	})
+	if whose := opened(t, third, second.Data); whose == "" {
+		t.Error("with another node's credentials one reads nothing")
+	}
 	awaitVoters(t, third, 3)
 	if got := role("node4"); got != "voter" && got != "leader" {
 		t.Errorf("the fourth node is %q in the journal", got)
@@ -146,6 +158,32 @@ func TestSeatIsTaken(t *testing.T) {
 		t.Errorf("it says\n%s", log)
 	}
 	awaitVoters(t, third, 2)
+}
+
+// opened returns the names of the servers of the journal that can be read with the
+// credentials in a data directory.
+func opened(t *testing.T, n *clustertest.Node, data string) (names string) {
+	t.Helper()
+	st, err := n.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range st.Journal {
+		if m.Client == "" {
+			continue
+		}
+		client, err := journal.Dial([]string{m.Client}, filepath.Join(data, "tls"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		if _, err := journal.New(client).AuthorityKey(ctx); err == nil {
+			names += m.Name + " "
+		}
+		cancel()
+		client.Close()
+	}
+	return names
 }
 
 func awaitVoters(t *testing.T, n *clustertest.Node, want int) {

@@ -6,7 +6,8 @@
 // read that a synchronized read starts with; [Journal.Append] is the one
 // transaction by which a push becomes real; [Journal.WatchHeads] and
 // [Journal.WatchDirectory] follow changes. [StartMember] runs an embedded etcd
-// server, [Members] keeps its membership, and [Authority] issues its certificates.
+// server, [Members] keeps its membership, [Authority] issues its certificates, which
+// [Journal.RemoveDevice] revokes, and [Upkeep] keeps its files small.
 //
 // It promises that Append answers only when the outcome is certain; that an
 // entry is whole or absent; that Lookup shows every entry appended before it was called;
@@ -90,6 +91,8 @@ const (
 	keyObserved    = "/gc/observed/"
 	keyObserving   = "/gc/observing/"
 	keySwept       = "/gc/swept"
+	keyCertificate = "/gc/certificate/"
+	keyRevoked     = "/gc/revoked/"
 )
 
 func entryKey(id cluster.RepoID, v cluster.Version) string {

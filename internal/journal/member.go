@@ -66,12 +66,17 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		cfg.ClusterState = embed.ClusterStateFlagExisting
 	}
 	f := filesIn(c.TLS)
+	if err := ensureRevoked(f.revoked); err != nil {
+		return nil, err
+	}
 	tls := transport.TLSInfo{CertFile: f.cert, KeyFile: f.key, ClientCertFile: f.cert, ClientKeyFile: f.key, TrustedCAFile: f.ca, ClientCertAuth: true,
+		CRLFile: f.revoked, // read anew with each connection
 		// A certificate of the cluster's own authority is what admits. That the
 		// address a connection comes from is also in it would shut out machines
 		// with several addresses or behind a translation.
 		SkipClientSANVerify: true}
 	cfg.PeerTLSInfo, cfg.ClientTLSInfo = tls, tls
+	cfg.GRPCAdditionalServerOptions = (&guard{path: f.revoked}).options()
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
 	cfg.QuotaBackendBytes = cmp.Or(c.Quota, quota)
 	cfg.MaxLearners = 8

@@ -33,6 +33,10 @@ type Members struct {
 	// What this node has seen of the servers; used by tend alone.
 	vacant time.Time // since when a seat has been free
 	seen   judgement
+	door   Door
+
+	shutOut chan struct{} // closed when the servers take this node's credentials no more
+	once    sync.Once
 
 	startWithin, turn, deadAfter, pairFor time.Duration
 	log                                   *slog.Logger
@@ -41,7 +45,7 @@ type Members struct {
 // NewMembers returns the membership as a node sees it that runs the server own,
 // or none, and has the seat, or none.
 func NewMembers(client *clientv3.Client, own *Member, tlsDir string, seat *Seat, log *slog.Logger) *Members {
-	return &Members{client: client, own: own, tls: tlsDir, seat: seat, log: log,
+	return &Members{client: client, own: own, tls: tlsDir, seat: seat, log: log, shutOut: make(chan struct{}),
 		startWithin: startWithin, turn: turn, deadAfter: deadAfter, pairFor: pairFor}
 }
 
@@ -55,6 +59,9 @@ func (m *Members) Close() {
 		own.Close()
 	}
 }
+
+// ShutOut is closed when the servers take this node's credentials no more.
+func (m *Members) ShutOut() <-chan struct{} { return m.shutOut }
 
 // server returns this node's server.
 func (m *Members) server() *Member {

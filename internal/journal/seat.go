@@ -45,6 +45,9 @@ func (m *Members) tendLoop(ctx context.Context) {
 		if err != nil || !settled {
 			wait = 200 * time.Millisecond
 		}
+		if errors.Is(err, errSilent) && m.door.Closed(ctx, m.client.Endpoints(), m.tls) {
+			m.once.Do(func() { close(m.shutOut) })
+		}
 		now := ""
 		if err != nil {
 			now = err.Error()
@@ -56,12 +59,15 @@ func (m *Members) tendLoop(ctx context.Context) {
 	}
 }
 
+// errSilent: nobody says what servers there are.
+var errSilent = errors.New("no list of them")
+
 func (m *Members) tend(ctx context.Context) (settled bool, err error) {
 	attempt, cancel := context.WithTimeout(ctx, callTimeout)
 	list, err := m.client.MemberList(attempt)
 	cancel()
 	if err != nil {
-		return false, unavailable(err)
+		return false, fmt.Errorf("%w: %w", errSilent, unavailable(err))
 	}
 	if m.seat != nil {
 		if err := m.tendSeat(ctx, list.Members); err != nil {

@@ -29,7 +29,7 @@ import (
 //	node.toml        what the node knows of itself
 //	device/          its key
 //	incarnation      names this disk from its joining to its first start
-//	tls/             its credentials for the journal
+//	tls/             its credentials for the journal, and which of others' count no more
 //	http/            the certificate of its HTTPS front, if it made one
 //	journal/         the embedded etcd server's data
 //	journal-servers  where the journal's voters were last seen

@@ -86,7 +86,11 @@ func Init(ctx context.Context, s InitSettings) error {
 		if err != nil {
 			return err
 		}
-		if err := (journal.Certificates{CA: ca, Cert: cert, Key: private}).Save(d.path("tls")); err != nil {
+		revoked, err := authority.RevocationList(nil, time.Now())
+		if err != nil {
+			return err
+		}
+		if err := (journal.Certificates{CA: ca, Cert: cert, Key: private, Revoked: revoked}).Save(d.path("tls")); err != nil {
 			return err
 		}
 		incarnation := journal.NewID()

@@ -123,6 +123,12 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	if _, ok := n.rules.Snapshot().Device(n.self.Name); !ok {
 		return n.errRemoved()
 	}
+	if n.members != nil {
+		// One that was issued before such notes were taken could not be revoked.
+		if err := n.journal.NoteOwnCertificate(ctx, n.self.Name, n.dir.path("tls")); err != nil {
+			n.log.Warn("note this node's certificate", "error", err)
+		}
+	}
 	if err := n.compose(ctx, version); err != nil {
 		return err
 	}
@@ -211,7 +217,9 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 			}
 		}()
 	}
+	var shutOut <-chan struct{}
 	if n.members != nil {
+		shutOut = n.members.ShutOut()
 		start("journal membership", func(ctx context.Context) error {
 			n.members.Follow(ctx, n.rememberServers())
 			return nil
@@ -241,8 +249,11 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 	case <-ctx.Done():
 		n.log.Info("stopping", "cause", context.Cause(ctx).Error())
 	case <-n.rules.removed:
-		// It could read the journal as before; the cluster must be able to rely on
-		// what it removed not serving.
+		// The cluster must be able to rely on what it removed not serving.
+		err = n.errRemoved()
+		n.log.Error("stopping", "error", err)
+	case <-shutOut:
+		// It was removed, and its connections had ended before it could hear of it.
 		err = n.errRemoved()
 		n.log.Error("stopping", "error", err)
 	case err = <-failed:
@@ -301,12 +312,12 @@ func (n *Node) errRemoved() error {
 // serves: where the journal is full it cannot start.
 func (n *Node) startUpkeep() {
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		journal.NewUpkeep(n.journal, n.members, n.log).Run(ctx)
-	}()
-	n.stopUpkeep = func() { cancel(); <-ended }
+	var work sync.WaitGroup
+	work.Go(func() { journal.NewUpkeep(n.journal, n.members, n.log).Run(ctx) })
+	if n.members != nil {
+		work.Go(func() { n.journal.KeepRevoked(ctx, n.dir.path("tls"), n.log) })
+	}
+	n.stopUpkeep = func() { cancel(); work.Wait() }
 }
 
 // takePart has the node count for what needs a majority of nodes, from its first
@@ -393,6 +404,7 @@ func (n *Node) admitSession(_ context.Context, id cluster.Identity, remote netip
 // power cut the other nodes may come up much later. It checks that the journal
 // is the one this node belongs to.
 func (n *Node) awaitJournal(ctx context.Context) error {
+	var door journal.Door
 	for tries := 0; ; tries++ {
 		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
 		record, err := n.journal.Cluster(attempt)
@@ -408,6 +420,8 @@ func (n *Node) awaitJournal(ctx context.Context) error {
 			return cluster.WithHint(fmt.Errorf("the journal holds no cluster"), "check journal.endpoints in "+n.dir.config())
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case n.members != nil && door.Closed(ctx, n.client.Endpoints(), n.dir.path("tls")):
+			return n.errRemoved()
 		}
 		if tries%5 == 0 {
 			n.log.Warn("waiting for the journal: a majority of its voters must be up", "last_known", n.lastKnownServers(), "error", err)
