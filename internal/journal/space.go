@@ -78,7 +78,7 @@ func (u *Upkeep) once(ctx context.Context) error {
 type database struct {
 	member *etcdserverpb.Member
 	leader bool
-	full   bool  // its server has raised the alarm
+	full   bool  // it says that the journal is full, because of its own or another's
 	size   int64 // of the file
 	used   int64
 	quota  int64
@@ -96,7 +96,7 @@ func (u *Upkeep) space(ctx context.Context) error {
 		return err
 	}
 	if slices.ContainsFunc(all, func(d database) bool { return d.full }) {
-		return u.makeRoom(ctx, all)
+		return u.makeRoom(ctx)
 	}
 	for _, d := range all {
 		switch {
@@ -114,7 +114,9 @@ func (u *Upkeep) space(ctx context.Context) error {
 // databases looks at all servers' files, the leader's last, and says how many
 // servers gave no answer.
 func (u *Upkeep) databases(ctx context.Context) (all []database, down int, err error) {
-	list, err := u.members.client.MemberList(ctx)
+	short, cancel := context.WithTimeout(ctx, callTimeout)
+	list, err := u.members.client.MemberList(short)
+	cancel()
 	if err != nil {
 		return nil, 0, unavailable(err)
 	}
@@ -131,7 +133,7 @@ func (u *Upkeep) databases(ctx context.Context) (all []database, down int, err e
 			down++
 			continue
 		}
-		d.leader, d.full = s.Leader == member.ID, slices.Contains(full(s), member.ID)
+		d.leader, d.full = s.Leader == member.ID, len(full(s)) > 0
 		d.size, d.used, d.quota = s.DbSize, s.DbSizeInUse, cmp.Or(s.DbSizeQuota, quota)
 		all = append(all, d)
 	}
@@ -162,17 +164,18 @@ func full(s *clientv3.StatusResponse) (members []uint64) {
 // makeRoom frees what is no longer needed, has the files shrink that are near the
 // quota, and ends the alarm if none is after that. Nothing is written meanwhile, so
 // the leader takes its turn whoever else is down.
-func (u *Upkeep) makeRoom(ctx context.Context, all []database) error {
-	now, err := u.members.client.Get(ctx, keyCluster, clientv3.WithCountOnly())
+func (u *Upkeep) makeRoom(ctx context.Context) error {
+	now, err := u.journal.get(ctx, keyCluster, clientv3.WithCountOnly())
 	if err != nil {
-		return unavailable(err)
+		return err
 	}
 	long, cancel := context.WithTimeout(ctx, defragmentPatience)
 	defer cancel()
 	if _, err := u.members.client.Compact(long, now.Header.Revision, clientv3.WithCompactPhysical()); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 		return unavailable(err)
 	}
-	if all, _, err = u.databases(ctx); err != nil {
+	all, _, err := u.databases(ctx)
+	if err != nil {
 		return err
 	}
 	for i, d := range all {

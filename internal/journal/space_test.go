@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -207,6 +208,24 @@ func TestFullJournal(t *testing.T) {
 	refusedBy(one.fill(t, 1, func(int) string { return "/gc/test/again" }))
 	if _, err := one.client.Delete(t.Context(), "/gc/test/", clientv3.WithPrefix()); err != nil {
 		t.Fatal(err)
+	}
+	if err := one.upkeep().once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.works(one)
+}
+
+// The alarm of a server that was taken out since ends, too.
+func TestAlarmOfAServerThatIsGone(t *testing.T) {
+	r := newRing(t)
+	one := r.start("one", freeAddr(), "")
+	r.works(one)
+	raise := &etcdserverpb.AlarmRequest{Action: etcdserverpb.AlarmRequest_ACTIVATE, MemberID: 12345, Alarm: etcdserverpb.AlarmType_NOSPACE}
+	if _, err := etcdserverpb.NewMaintenanceClient(one.client.ActiveConnection()).Alarm(t.Context(), raise); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.fill(t, 1, func(int) string { return "/gc/test" }); !errors.Is(err, rpctypes.ErrNoSpace) {
+		t.Fatalf("the journal is not full: %v", err)
 	}
 	if err := one.upkeep().once(t.Context()); err != nil {
 		t.Fatal(err)
