@@ -32,6 +32,8 @@ type Members struct {
 
 	// What this node has seen of the servers; used by tend alone.
 	vacant time.Time // since when a seat has been free
+	behind time.Time // until when this node lets all others go before it
+	named  bool      // its server has taken part
 	seen   judgement
 	door   Door
 
@@ -45,7 +47,7 @@ type Members struct {
 // NewMembers returns the membership as a node sees it that runs the server own,
 // or none, and has the seat, or none.
 func NewMembers(client *clientv3.Client, own *Member, tlsDir string, seat *Seat, log *slog.Logger) *Members {
-	return &Members{client: client, own: own, tls: tlsDir, seat: seat, log: log, shutOut: make(chan struct{}),
+	return &Members{client: client, own: own, tls: tlsDir, seat: seat, log: log, named: own != nil, shutOut: make(chan struct{}),
 		startWithin: startWithin, turn: turn, deadAfter: deadAfter, pairFor: pairFor}
 }
 

@@ -82,15 +82,25 @@ func (m *Members) tend(ctx context.Context) (settled bool, err error) {
 
 func (m *Members) tendSeat(ctx context.Context, members []*etcdserverpb.Member) error {
 	own := m.server()
-	switch {
-	case own == nil && m.myTurn(ctx, members):
+	if own == nil {
+		if !m.myTurn(ctx, members) {
+			return nil
+		}
 		m.vacant = time.Time{} // if this fails, others have their turn first
 		return m.take(ctx)
-	case own != nil && !slices.ContainsFunc(members, func(there *etcdserverpb.Member) bool { return there.ID == own.id() }):
-		return m.leave(own)
 	}
-	return nil
+	for _, there := range members {
+		if there.ID == own.id() {
+			m.named = m.named || there.Name != ""
+			return nil
+		}
+	}
+	return m.leave(own)
 }
+
+// standBack is how long a node lets others go first whose server could not start, or
+// was taken out before it had taken part: the next try would most likely end the same.
+const standBack = 30 * time.Minute
 
 // myTurn reports whether a seat has been free for so long that this node should
 // take it.
@@ -109,6 +119,9 @@ func (m *Members) myTurn(ctx context.Context, members []*etcdserverpb.Member) bo
 	}
 	if m.vacant.IsZero() {
 		m.vacant = time.Now()
+	}
+	if time.Now().Before(m.behind) {
+		return false
 	}
 	before, ok := m.seat.Turn(ctx, seated)
 	return ok && time.Since(m.vacant) >= time.Duration(before+1)*m.turn
@@ -133,8 +146,10 @@ func (m *Members) take(ctx context.Context) error {
 	c.Initial, c.Existing, c.Servers = initial, true, m.client.Endpoints()
 	own, err := StartMember(ctx, c)
 	if err != nil {
-		return err
+		m.behind = time.Now().Add(standBack)
+		return errors.Join(err, m.seat.Remember(""), m.withdraw(ctx))
 	}
+	m.named = false
 	m.mu.Lock()
 	closed := m.closed
 	if !closed {
@@ -146,6 +161,20 @@ func (m *Members) take(ctx context.Context) error {
 		return nil
 	}
 	m.log.Info("this node runs a server of the journal now, because there were too few")
+	return nil
+}
+
+// withdraw gives up the place of a server that did not start.
+func (m *Members) withdraw(ctx context.Context) error {
+	list, err := m.client.MemberList(ctx)
+	if err != nil {
+		return unavailable(err)
+	}
+	for _, there := range list.Members {
+		if there.Name == "" && slices.Contains(there.PeerURLs, m.seat.peerURL()) {
+			return m.dismiss(ctx, there.ID)
+		}
+	}
 	return nil
 }
 
@@ -161,6 +190,9 @@ func (m *Members) leave(own *Member) error {
 	m.mu.Lock()
 	m.own = nil
 	m.mu.Unlock()
+	if !m.named {
+		m.behind = time.Now().Add(standBack)
+	}
 	m.log.Warn("this node's server was taken out of the journal")
 	if err := m.seat.Remember(""); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -175,4 +176,22 @@ func TestFirstStartTooLate(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(r.dir, "two", "member")); err == nil {
 		t.Error("it left files of a member")
 	}
+}
+
+// A node whose server does not start does not keep the seat from others.
+func TestSpareThatCannot(t *testing.T) {
+	r := newRing(t)
+	one := r.start("one", freeAddr(), "")
+	r.works(one)
+	r.join("two", one)
+	four, five := r.spare("four", 0, one), r.spare("five", 30, one)
+	taken, err := net.Listen("tcp", four.addr) // by something else
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for _, n := range []*ringNode{one, four, five} {
+		r.follow(n)
+	}
+	r.states(one, "one:voter two:voter five:voter")
 }
