@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"gitcluster/internal/clustertest"
+	"gitcluster/internal/journal"
 )
 
 // TestDrainRemoveReplace takes a node out of a cluster in use, and puts another in
@@ -77,6 +79,111 @@ func TestDrainRemoveReplace(t *testing.T) {
 	head = u.Commit(t, work, "f", "four")
 	u.Via("node3").Git(t, work, "push", "-q", "cluster::two/a", "main")
 	checkEverywhere(t, c, "two/a", map[string]string{"refs/heads/main": head})
+}
+
+// TestSeatIsTaken takes a voter of the journal out of a cluster of four: the node
+// that had no server starts one, and nobody has to tell it.
+func TestSeatIsTaken(t *testing.T) {
+	c := clustertest.Start(t, 4)
+	u := c.Admin
+	work := newWork(t, u)
+	u.Commit(t, work, "f", "one")
+	u.Git(t, work, "push", "-q", "cluster::seat/a", "main")
+	checkEverywhere(t, c, "seat/a", nil)
+	first, second, third, fourth := c.Node(t, "node1"), c.Node(t, "node2"), c.Node(t, "node3"), c.Node(t, "node4")
+	run := func(args ...string) clustertest.Result {
+		return u.Run("", append(append([]string{"git-cluster"}, args...), "--data", third.Data)...)
+	}
+	role := func(name string) string {
+		st, err := third.Status()
+		if err != nil {
+			return err.Error()
+		}
+		for _, n := range st.Nodes {
+			if string(n.Name) == name {
+				return n.Journal
+			}
+		}
+		return "gone"
+	}
+	if got := role("node4"); got != "client" {
+		t.Fatalf("the fourth node is %q in the journal", got)
+	}
+	first.Kill()
+	if r := run("device", "remove", "node1"); r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	// What is on its disk opens nothing any more.
+	clustertest.Await(t, 30*time.Second, func() string {
+		if whose := opened(t, third, first.Data); whose != "" {
+			return "with a removed node's credentials one reads the journal of " + whose
+		}
+		return ""
+	})
+	if whose := opened(t, third, second.Data); whose == "" {
+		t.Error("with another node's credentials one reads nothing")
+	}
+	awaitVoters(t, third, 3)
+	if got := role("node4"); got != "voter" && got != "leader" {
+		t.Errorf("the fourth node is %q in the journal", got)
+	}
+	// It is one for good, and any other may die.
+	fourth.Kill()
+	if err := fourth.Start(); err != nil {
+		t.Fatal(err)
+	}
+	second.Kill()
+	c.Nodes = []*clustertest.Node{third, fourth}
+	head := u.Commit(t, work, "f", "two")
+	u.Via("node4").Git(t, work, "push", "-q", "cluster::seat/a", "main")
+	checkEverywhere(t, c, "seat/a", map[string]string{"refs/heads/main": head})
+
+	// A node that is thrown out while it runs ends, and takes no seat again.
+	if err := second.Start(); err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Await(t, 30*time.Second, func() string { // etcd wants its servers connected for some seconds
+		if r := run("device", "remove", "node2", "--force"); r.Err() != nil {
+			return r.Err().Error()
+		}
+		return ""
+	})
+	clustertest.Await(t, 30*time.Second, func() string {
+		if second.Running() {
+			return "a node that was removed runs"
+		}
+		return ""
+	})
+	if log := second.Log(); !strings.Contains(log, "was removed from the cluster") {
+		t.Errorf("it says\n%s", log)
+	}
+	awaitVoters(t, third, 2)
+}
+
+// opened returns the names of the servers of the journal that can be read with the
+// credentials in a data directory.
+func opened(t *testing.T, n *clustertest.Node, data string) (names string) {
+	t.Helper()
+	st, err := n.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range st.Journal {
+		if m.Client == "" {
+			continue
+		}
+		client, err := journal.Dial([]string{m.Client}, filepath.Join(data, "tls"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		if _, err := journal.New(client).AuthorityKey(ctx); err == nil {
+			names += m.Name + " "
+		}
+		cancel()
+		client.Close()
+	}
+	return names
 }
 
 func awaitVoters(t *testing.T, n *clustertest.Node, want int) {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,4 +72,76 @@ func TestRestoredDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkEverywhere(t, c, "restored/a", map[string]string{"refs/heads/main": head})
+}
+
+// TestTwins runs a copy of a node's data directory as a machine of its own. Of the
+// two only one goes on, and the other says why.
+func TestTwins(t *testing.T) {
+	c := clustertest.Start(t, 4) // the fourth has no server of the journal, and so no files of one
+	node := c.Node(t, "node4")
+	if err := node.Stop(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	twin, err := c.NewNode("twin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", node.Data, twin.Data).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	settings := filepath.Join(twin.Data, "node.toml")
+	text, err := os.ReadFile(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, move := range [][2]string{{node.SSH, twin.SSH}, {node.HTTP, twin.HTTP}} {
+		text = bytes.ReplaceAll(text, []byte(move[0]), []byte(move[1]))
+	}
+	if err := os.WriteFile(settings, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(twin.Kill)
+	said := map[string]int{}
+	ends := func(n *clustertest.Node) {
+		t.Helper()
+		clustertest.Await(t, 30*time.Second, func() string {
+			if n.Running() {
+				return n.Name + " runs beside its twin"
+			}
+			return ""
+		})
+		log := n.Log()
+		now := strings.Count(log, "another process runs as node")
+		if now == said[n.Name] || strings.Contains(log, "goroutine ") {
+			t.Errorf("%s says\n%s", n.Name, log)
+		}
+		said[n.Name] = now
+	}
+	if err := node.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// Where the node is known to be, it answers: the copy does not start.
+	if err := twin.Start(); err == nil {
+		t.Fatal("a copy started beside the node")
+	}
+	ends(twin)
+	// When it gives no answer, the copy takes over, and the node notices.
+	if err := node.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	if err := twin.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	ends(node)
+	// It stays the node of that name when it is started again, and the copy ends.
+	if err := node.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ends(twin)
+	if !node.Running() {
+		t.Error("both have ended")
+	}
 }

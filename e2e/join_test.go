@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"log/slog"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"gitcluster/internal/clustertest"
+	"gitcluster/internal/journal"
 )
 
 // TestJoinThenStart joins two machines before either is started, as an operator
@@ -74,5 +77,56 @@ func TestGrow(t *testing.T) {
 		head = u.Commit(t, work, "f", string(rune('A'+i)))
 		u.Via(n.Name).Git(t, work, "push", "-q", "cluster::grow/a", "main")
 		checkEverywhere(t, c, "grow/a", map[string]string{"refs/heads/main": head})
+	}
+}
+
+// TestStartTooLate joins a machine whose server of the journal loses its place before
+// it starts. It starts nevertheless, and has one again soon.
+func TestStartTooLate(t *testing.T) {
+	c := clustertest.Start(t, 1)
+	u, seed := c.Admin, c.Nodes[0]
+	late, err := c.NewNode("late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := u.Must(t, "", "git-cluster", "token", "create", "--data", seed.Data)
+	if err := u.Run("", late.Settings("join", seed.SSH, "--token", token)...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	st, err := seed.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tls := filepath.Join(seed.Data, "tls")
+	client, err := journal.Dial([]string{st.Journal[0].Client}, tls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	// As another try of the same name does, from elsewhere.
+	if _, err := journal.NewMembers(client, nil, tls, nil, slog.New(slog.DiscardHandler)).Admit(t.Context(), "late", "127.0.0.1:1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := late.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(late.Kill)
+	clustertest.Await(t, 60*time.Second, func() string {
+		st, err := late.Status()
+		if err != nil {
+			return err.Error()
+		}
+		for _, m := range st.Journal {
+			if m.Name == "late" {
+				return ""
+			}
+		}
+		return "it has no server of the journal"
+	})
+	work := newWork(t, u)
+	head := u.Commit(t, work, "f", "one")
+	u.Git(t, work, "push", "-q", "ssh://node1/late/a", "main")
+	if got := lsRemote(t, u, "node1", "late/a")["refs/heads/main"]; got != head {
+		t.Errorf("node1 shows %q", got)
 	}
 }

@@ -45,6 +45,9 @@ func statusCommand() *cobra.Command {
 		if st.Problem != "" {
 			return cluster.WithHint(errors.New(st.Problem), "start the nodes that are not up: the journal needs a majority of its voters")
 		}
+		if full := st.Full(); full != "" {
+			fmt.Fprintf(out, "\nthe journal takes no writes: it is full on %s\n", full)
+		}
 		if err := showMirrors(out, st); err != nil {
 			return err
 		}

@@ -199,19 +199,20 @@ func (s *Server) shown(p nodePositions) (any, error) {
 // eachPage calls do with all repositories, some at a time.
 func (s *Server) eachPage(ctx context.Context, do func([]journal.RepoHead)) error {
 	const page = 500
-	for after := cluster.RepoName(""); ; {
-		repos, err := s.Journal.ListRepos(ctx, after, page)
+	var repos []journal.RepoHead
+	for r, err := range s.Journal.Repos(ctx, "") {
 		if err != nil {
 			return err
 		}
-		if len(repos) > 0 {
-			after = repos[len(repos)-1].Name
+		if repos = append(repos, r); len(repos) == page {
 			do(repos)
-		}
-		if len(repos) < page {
-			return nil
+			repos = nil
 		}
 	}
+	if len(repos) > 0 {
+		do(repos)
+	}
+	return nil
 }
 
 func (s *Server) isUp(ctx context.Context, d cluster.Device) bool {

@@ -67,6 +67,11 @@ func (s *Server) on(ctx context.Context, device cluster.DeviceName, method strin
 		return err
 	}
 	defer c.Close()
+	return Ask(c, method, params, result)
+}
+
+// Ask is Call over a conversation with another node.
+func Ask(c Conversation, method string, params, result any) error {
 	return Call(c, half{c}, method, params, result)
 }
 

@@ -117,20 +117,12 @@ func (s *Server) survey(ctx context.Context) survey {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, surveyPatience, cluster.ErrUnavailable)
 	defer cancel()
-	const page = 500
-	for after := cluster.RepoName(""); ; {
-		repos, err := s.Journal.ListRepos(ctx, after, page)
+	for r, err := range s.Journal.Repos(ctx, "") {
 		if err != nil {
 			found.status.Problem = err.Error()
 			return found
 		}
-		for _, r := range repos {
-			after = r.Name
-			found.repos = append(found.repos, RepoOverview{RepoHead: r})
-		}
-		if len(repos) < page {
-			break
-		}
+		found.repos = append(found.repos, RepoOverview{RepoHead: r})
 	}
 	// The reports are read after the heads: a replica that looks behind was.
 	replicas, err := s.Journal.Replicas(ctx, "")

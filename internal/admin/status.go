@@ -45,6 +45,18 @@ type Shortage struct {
 	Names   []cluster.RepoName `json:"names"` // the first of those to which they are refused
 }
 
+// Full names the servers of the journal that have no room for more, or is "". While
+// there are any it takes no writes.
+func (st Status) Full() string {
+	var names []string
+	for _, m := range st.Journal {
+		if m.Full {
+			names = append(names, m.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
 // NodeStatus is one node.
 type NodeStatus struct {
 	Name    cluster.DeviceName `json:"name"`
@@ -167,41 +179,31 @@ func (s *Server) lookAtReplicas(ctx context.Context, st *Status) error {
 			}
 		}
 	}
-	const page = 500
-	for after := cluster.RepoName(""); ; {
-		repos, err := s.Journal.ListRepos(ctx, after, page)
+	for r, err := range s.Journal.Repos(ctx, "") {
 		if err != nil {
 			return err
 		}
-		for _, r := range repos {
-			after = r.Name
-			st.Repos++
-			v := RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()}
-			if r.Observe != nil {
-				st.Mirrors++
-				if last := pulls[r.ID]; last.Failures > 0 {
-					failing := v
-					failing.Observed = &last
-					st.Failing = append(st.Failing, failing)
-				}
-			}
-			for _, replica := range withSilent(byRepo[r.ID], counted, r) {
-				if rv := replicaView(replica, r.Head); rv.Behind > 0 || rv.Fenced != "" {
-					v.Replicas = append(v.Replicas, rv)
-				}
-			}
-			short.look(&r.Repo, len(counted))
-			if len(v.Replicas) > 0 {
-				st.Behind = append(st.Behind, v)
+		st.Repos++
+		v := RepoView{Repo: r.Repo, Version: r.Head.Version, Digest: r.Head.Digest.String()}
+		if r.Observe != nil {
+			st.Mirrors++
+			if last := pulls[r.ID]; last.Failures > 0 {
+				failing := v
+				failing.Observed = &last
+				st.Failing = append(st.Failing, failing)
 			}
 		}
-		if len(repos) < page {
-			if short.Refused+short.Warned > 0 {
-				st.Short = short
+		for _, replica := range withSilent(byRepo[r.ID], counted, r) {
+			if rv := replicaView(replica, r.Head); rv.Behind > 0 || rv.Fenced != "" {
+				v.Replicas = append(v.Replicas, rv)
 			}
-			return nil
+		}
+		short.look(&r.Repo, len(counted))
+		if len(v.Replicas) > 0 {
+			st.Behind = append(st.Behind, v)
 		}
 	}
+	return nil
 }
 
 // look counts a repository if its pushes find too few nodes.

@@ -160,13 +160,14 @@ func (b *Backup) repositories(ctx context.Context, only []cluster.RepoName) (all
 		}
 		all = append(all, journal.RepoHead{Repo: repo, Head: head})
 	}
-	for after := cluster.RepoName(""); len(only) == 0; {
-		page, err := b.Journal.ListRepos(ctx, after, 500)
-		if err != nil || len(page) == 0 {
-			return all, err
+	if len(only) > 0 {
+		return all, nil
+	}
+	for r, err := range b.Journal.Repos(ctx, "") {
+		if err != nil {
+			return nil, err
 		}
-		all = append(all, page...)
-		after = page[len(page)-1].Name
+		all = append(all, r)
 	}
 	return all, nil
 }

@@ -46,7 +46,10 @@ type SelfJournal struct {
 	Initial   string   `toml:"initial,omitempty"`   // all members at the embedded server's first start
 	Servers   []string `toml:"servers,omitempty"`   // servers that were there when this node joined
 	Endpoints []string `toml:"endpoints,omitempty"` // an etcd that is not ours; excludes all of the above
-	TLS       string   `toml:"tls,omitempty"`       // folder with ca.pem, node.pem, node-key.pem for Endpoints
+	// Spare is set where there were enough servers when the node joined: it embeds
+	// one, with the addresses above, when there are too few.
+	Spare bool   `toml:"spare,omitempty"`
+	TLS   string `toml:"tls,omitempty"` // folder with ca.pem, node.pem, node-key.pem for Endpoints
 }
 
 // LoadSelf reads and checks a node's file.
@@ -104,7 +107,7 @@ func (s *Self) check() error {
 	if _, err := cluster.ParseDeviceName(string(s.Name)); err != nil {
 		return err
 	}
-	embedded, external := s.Journal.Peer != "", len(s.Journal.Endpoints) > 0
+	addressed, external := s.Journal.Peer != "", len(s.Journal.Endpoints) > 0
 	switch {
 	case s.ClusterID == "":
 		return fmt.Errorf("cluster-id is missing")
@@ -114,11 +117,13 @@ func (s *Self) check() error {
 		return fmt.Errorf("http.listen is missing")
 	case s.HTTP != nil && (s.HTTP.Cert == "") != (s.HTTP.Key == ""):
 		return fmt.Errorf("http.cert and http.key go together")
-	case embedded && external:
+	case addressed && external:
 		return fmt.Errorf("journal.peer and journal.endpoints exclude each other")
-	case embedded && s.Journal.Client == "":
+	case addressed && s.Journal.Client == "":
 		return fmt.Errorf("journal.client is missing")
-	case !embedded && !external && len(s.Journal.Servers) == 0:
+	case s.Journal.Spare && !addressed:
+		return fmt.Errorf("journal.spare needs journal.peer and journal.client")
+	case (!addressed || s.Journal.Spare) && !external && len(s.Journal.Servers) == 0:
 		return fmt.Errorf("one of journal.peer, journal.servers and journal.endpoints must be set")
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
+	"gitcluster/internal/journal"
 	"gitcluster/internal/replica"
 	"gitcluster/internal/sshclient/sshtest"
 )
@@ -149,6 +150,7 @@ func TestNode(t *testing.T) {
 		"open key":         {nil, 0o700, 0o644, nil, false, "chmod 600 " + key},
 		"no journal":       {func(st *admin.Status) { st.Problem = "no majority" }, 0o700, 0o600, nil, false, "fail journal: no majority"},
 		"a node is down":   {func(st *admin.Status) { st.Nodes[0].Up = false }, 0o700, 0o600, nil, true, "warn journal: not up: n1"},
+		"a full journal":   {func(st *admin.Status) { st.Journal = []journal.MemberState{{Name: "n1", Voter: true, Full: true}} }, 0o700, 0o600, nil, false, "fail journal: it takes no writes: it is full on n1"},
 		"a strange place":  {func(st *admin.Status) { st.Nodes[0].SSH = "192.0.2.1:22" }, 0o700, 0o600, nil, true, "warn trusted networks: node n1 is at 192.0.2.1"},
 		"an older program": {func(st *admin.Status) { st.Version = "0" }, 0o700, 0o600, nil, true, "warn this node: it runs version 0"},
 		"a fenced replica": {func(st *admin.Status) {

@@ -249,7 +249,7 @@ func (e *Engine) current(r *replica) error {
 	r.mu.Lock()
 	known := r.loaded && r.putBack == "" && r.applied.Reached(r.head.Position)
 	if r.head.Position == r.shown.Position {
-		r.shown = r.head // trimming changes the record and nothing else
+		r.shown = r.head // trimming and a lock change the record, and not what it says of refs
 	}
 	r.mu.Unlock()
 	if known && r.table != nil {

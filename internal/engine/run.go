@@ -71,32 +71,29 @@ func (e *Engine) follow(ctx context.Context, r *replica, slots chan struct{}) {
 // time. One for which that fails is left to follow on its own; how many there were
 // is returned.
 func (e *Engine) CatchUpAll(ctx context.Context) (failed int, err error) {
-	const atOnce, page = 4, 500
+	var work sync.WaitGroup
 	var mu sync.Mutex
-	for after := cluster.RepoName(""); ; {
-		repos, err := e.Journal.ListRepos(ctx, after, page)
-		if err != nil {
-			return failed, err
+	const atOnce = 4
+	slots := make(chan struct{}, atOnce)
+	for repo, listed := range e.Journal.Repos(ctx, "") {
+		if err = listed; err != nil {
+			break
 		}
-		var work sync.WaitGroup
-		slots := make(chan struct{}, atOnce)
-		for _, repo := range repos {
-			after = repo.Name
-			slots <- struct{}{}
-			work.Go(func() {
-				defer func() { <-slots }()
-				if err := e.reach(ctx, e.replica(repo.ID), repo.Head, nil); err != nil && !errors.Is(err, cluster.ErrNotFound) {
-					mu.Lock()
-					failed++
-					mu.Unlock()
-				}
-			})
-		}
-		work.Wait()
-		if len(repos) < page || ctx.Err() != nil {
-			return failed, context.Cause(ctx)
-		}
+		slots <- struct{}{}
+		work.Go(func() {
+			defer func() { <-slots }()
+			if err := e.reach(ctx, e.replica(repo.ID), repo.Head, nil); err != nil && !errors.Is(err, cluster.ErrNotFound) {
+				mu.Lock()
+				failed++
+				mu.Unlock()
+			}
+		})
 	}
+	work.Wait()
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	return failed, err
 }
 
 func (e *Engine) reachNewest(ctx context.Context, r *replica) error {

@@ -94,7 +94,7 @@ func (j *Journal) Append(ctx context.Context, id cluster.RepoID, head Head, e En
 // their lock in the same transaction.
 func (j *Journal) AppendUnlocking(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted, held Lock) (Head, error) {
 	key := keyLock + string(id)
-	return j.append(ctx, id, head, e, counted, clientv3.Compare(clientv3.Value(key), "=", encode(held)), clientv3.OpDelete(key))
+	return j.append(ctx, id, head, e, counted, clientv3.Compare(clientv3.Value(key), "=", held.text()), clientv3.OpDelete(key))
 }
 
 func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e Entry, counted []Counted, lock clientv3.Cmp, also ...clientv3.Op) (_ Head, err error) {
@@ -108,9 +108,11 @@ func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e En
 			return Head{}, err // garbage chunks are harmless; no entry names them
 		}
 	}
+	unclear := false // an attempt may yet land
 	defer func() {
-		// A refused entry's chunks are named by nothing, ever.
-		if err != nil && len(chunks) > 0 && !errors.Is(err, ErrUnclear) {
+		// A refused entry's chunks are named by nothing, ever; one that may yet
+		// land would name chunks that are gone.
+		if err != nil && len(chunks) > 0 && !unclear {
 			j.kv.Delete(ctx, keyChunk+string(id)+"/"+stored.ChunkID+"/", clientv3.WithPrefix())
 		}
 	}()
@@ -122,9 +124,10 @@ func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e En
 	if e.GivenUp > 0 {
 		next.GivenUp = e.Version
 	}
+	next.raw = recode([]byte(head.raw), next)
 	headKey, key := keyHead+string(id), entryKey(id, e.Version)
 	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(headKey), "=", head.rev), lock}
-	onSuccess := append([]clientv3.Op{clientv3.OpPut(key, encode(stored)), clientv3.OpPut(headKey, encode(next))}, also...)
+	onSuccess := append([]clientv3.Op{clientv3.OpPut(key, encode(stored)), clientv3.OpPut(headKey, next.raw)}, also...)
 	onFailure := []clientv3.Op{clientv3.OpGet(headKey), clientv3.OpGet(key), clientv3.OpGet(keyLock + string(id))}
 	for _, c := range counted {
 		conditions = append(conditions, clientv3.Compare(clientv3.Value(keyIncarnation+string(c.Device)), "=", c.Incarnation))
@@ -135,7 +138,7 @@ func (j *Journal) append(ctx context.Context, id cluster.RepoID, head Head, e En
 		return j.kv.Txn(attempt).If(conditions...).
 			Then(onSuccess...).Else(onFailure...).Commit()
 	}
-	for unclear := false; ; {
+	for {
 		r, err := txn()
 		switch {
 		case err == nil && r.Succeeded:
@@ -365,7 +368,7 @@ func refused(err error) bool {
 		return false
 	}
 	switch etcd.Code() {
-	case codes.ResourceExhausted, codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
+	case codes.ResourceExhausted, codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated, codes.OutOfRange:
 		return true
 	}
 	return false

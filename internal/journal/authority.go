@@ -27,13 +27,15 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// Certificates are a node's credentials for the journal, in PEM.
+// Certificates are a node's credentials for the journal, in PEM, and the list of
+// those that count no more, in DER.
 type Certificates struct {
 	CA, Cert, Key []byte
+	Revoked       []byte
 }
 
 // authorityYears is the life of the authority and of the certificates it issues;
-// a node is shut out by removing it as a member, not by letting it expire.
+// a node is shut out by revoking its certificate, not by letting it expire.
 const authorityYears = 20
 
 // NewAuthority makes the authority of a new cluster.
@@ -42,7 +44,7 @@ func NewAuthority(clusterID string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	template := certificate("git-cluster "+clusterID, x509.KeyUsageCertSign)
+	template := certificate("git-cluster "+clusterID, x509.KeyUsageCertSign|x509.KeyUsageCRLSign)
 	template.IsCA, template.BasicConstraintsValid, template.MaxPathLenZero = true, true, true
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -101,6 +103,17 @@ func (a *Authority) Issue(request []byte) (ca, cert []byte, err error) {
 	return pemBlock("CERTIFICATE", a.cert.Raw), pemBlock("CERTIFICATE", der), nil
 }
 
+// RevocationList lists certificates that count no more, in DER.
+func (a *Authority) RevocationList(revoked []x509.RevocationListEntry, now time.Time) ([]byte, error) {
+	// Authorities from before there were such lists may not sign them, by their own
+	// certificate. Who reads this one does not look at that.
+	issuer := *a.cert
+	issuer.KeyUsage |= x509.KeyUsageCRLSign
+	return x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(now.UnixNano()), ThisUpdate: now.Add(-time.Hour), NextUpdate: now.Add(revocationLife), RevokedCertificateEntries: revoked,
+	}, &issuer, a.key)
+}
+
 // NewRequest makes a node's private key and the certificate request for it.
 // hosts are the names and addresses by which other nodes reach it.
 func NewRequest(name string, hosts ...string) (request, key []byte, err error) {
@@ -138,6 +151,11 @@ func (c Certificates) Save(dir string) error {
 		return err
 	}
 	f := filesIn(dir)
+	if c.Revoked != nil {
+		if err := durable.WriteFile(f.revoked, c.Revoked, 0o644); err != nil {
+			return err
+		}
+	}
 	return errors.Join(
 		durable.WriteFile(f.key, c.Key, 0o600),
 		durable.WriteFile(f.ca, c.CA, 0o644),
@@ -159,13 +177,14 @@ func clientTLS(dir string) (*tls.Config, error) {
 	if !pool.AppendCertsFromPEM(ca) {
 		return nil, fmt.Errorf("%s holds no certificate", f.ca)
 	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, MinVersion: tls.VersionTLS13}, nil
+	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, MinVersion: tls.VersionTLS13,
+		VerifyConnection: func(s tls.ConnectionState) error { return checkRevoked(f.revoked, s.PeerCertificates) }}, nil
 }
 
-type tlsFiles struct{ ca, cert, key string }
+type tlsFiles struct{ ca, cert, key, revoked string }
 
 func filesIn(dir string) tlsFiles {
-	return tlsFiles{filepath.Join(dir, "ca.pem"), filepath.Join(dir, "node.pem"), filepath.Join(dir, "node-key.pem")}
+	return tlsFiles{filepath.Join(dir, "ca.pem"), filepath.Join(dir, "node.pem"), filepath.Join(dir, "node-key.pem"), filepath.Join(dir, "revoked.crl")}
 }
 
 func certificate(name string, usage x509.KeyUsage) *x509.Certificate {

@@ -183,24 +183,33 @@ func (j *Journal) ChangeDevice(ctx context.Context, name cluster.DeviceName, cha
 	return changeRecord(ctx, j, keyDevice+string(name), fmt.Sprintf("device %q", name), change)
 }
 
-// RemoveDevice removes a device with everything that names it. What it was counted
-// for and is not yet in the journal fails.
+// RemoveDevice removes a device with everything that names it, and revokes its
+// certificates. What it was counted for and is not yet in the journal fails.
 func (j *Journal) RemoveDevice(ctx context.Context, name cluster.DeviceName) error {
 	key := keyDevice + string(name)
 	reports, err := j.get(ctx, keyReplica, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
 		return err
 	}
-	r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), ">", 0)).Then(
-		clientv3.OpDelete(key),
-		clientv3.OpDelete(keyIncarnation+string(name)),
-		clientv3.OpDelete(grantPrefix("device/"+string(name)), clientv3.WithPrefix()),
-	).Commit()
-	if err != nil {
-		return unavailable(err)
-	}
-	if !r.Succeeded {
-		return fmt.Errorf("device %q: %w", name, cluster.ErrNotFound)
+	for {
+		still, revoke, err := j.revocation(ctx, name)
+		if err != nil {
+			return err
+		}
+		r, err := j.kv.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), ">", 0), still).Then(append(revoke,
+			clientv3.OpDelete(key),
+			clientv3.OpDelete(keyIncarnation+string(name)),
+			clientv3.OpDelete(grantPrefix("device/"+string(name)), clientv3.WithPrefix()),
+		)...).Else(clientv3.OpGet(key, clientv3.WithCountOnly())).Commit()
+		if err != nil {
+			return unavailable(err)
+		}
+		if r.Succeeded {
+			break
+		}
+		if r.Responses[0].GetResponseRange().Count == 0 {
+			return fmt.Errorf("device %q: %w", name, cluster.ErrNotFound)
+		}
 	}
 	// Its reports are for people to look at; nothing depends on when they go.
 	for _, kv := range reports.Kvs {
@@ -223,6 +232,17 @@ func (j *Journal) Incarnation(ctx context.Context, name cluster.DeviceName) (str
 		return "", fmt.Errorf("device %q: %w", name, cluster.ErrNotFound)
 	}
 	return string(r.Kvs[0].Value), nil
+}
+
+// WatchIncarnation calls changed with the name of the disk the device last ran on,
+// at the start and after every change, until the context ends.
+func (j *Journal) WatchIncarnation(ctx context.Context, name cluster.DeviceName, changed func(string)) error {
+	key := keyIncarnation + string(name)
+	return j.follow(ctx, key, func(kv *mvccpb.KeyValue) {
+		if string(kv.Key) == key { // others may begin with it
+			changed(string(kv.Value))
+		}
+	}, func(string) {})
 }
 
 // ChangeIncarnation gives the device the next incarnation if it still has the

@@ -6,7 +6,8 @@
 // read that a synchronized read starts with; [Journal.Append] is the one
 // transaction by which a push becomes real; [Journal.WatchHeads] and
 // [Journal.WatchDirectory] follow changes. [StartMember] runs an embedded etcd
-// server, [Members] keeps its membership, and [Authority] issues its certificates.
+// server, [Members] keeps its membership, [Authority] issues its certificates, which
+// [Journal.RemoveDevice] revokes, and [Upkeep] keeps its files small.
 //
 // It promises that Append answers only when the outcome is certain; that an
 // entry is whole or absent; that Lookup shows every entry appended before it was called;
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"gitcluster/internal/cluster"
@@ -67,7 +69,8 @@ type Head struct {
 	// missing in it. Zero for a head that a watch has told of.
 	Asked time.Time `json:"-"`
 
-	rev int64 // etcd's modification revision of the key
+	rev int64  // etcd's modification revision of the key
+	raw string // the record as it was read, with what a newer node may have in it
 }
 
 // The key space. Everything is below /gc/, so that an etcd cluster can be
@@ -92,6 +95,9 @@ const (
 	keyObserved    = "/gc/observed/"
 	keyObserving   = "/gc/observing/"
 	keyUpkeep      = "/gc/upkeep/"
+	keySwept       = "/gc/swept"
+	keyCertificate = "/gc/certificate/"
+	keyRevoked     = "/gc/revoked/"
 )
 
 func entryKey(id cluster.RepoID, v cluster.Version) string {
@@ -175,7 +181,7 @@ func decodeHead(kv *mvccpb.KeyValue) (Head, error) {
 	if err := json.Unmarshal(kv.Value, &h); err != nil {
 		return h, fmt.Errorf("head: %w", err)
 	}
-	h.rev = kv.ModRevision
+	h.rev, h.raw = kv.ModRevision, string(kv.Value)
 	return h, nil
 }
 
@@ -334,17 +340,23 @@ func unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = silence{err}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		err = worded{err, "no answer in time"}
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		err = worded{err, "it is full"}
 	}
 	return fmt.Errorf("%w: %w", cluster.ErrUnavailable, err)
 }
 
-// silence says in words that a deadline passed.
-type silence struct{ error }
+// worded is an error in words that say something to people.
+type worded struct {
+	error
+	text string
+}
 
-func (s silence) Error() string { return "no answer in time" }
-func (s silence) Unwrap() error { return s.error }
+func (w worded) Error() string { return w.text }
+func (w worded) Unwrap() error { return w.error }
 
 func pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -37,12 +39,15 @@ type MemberConfig struct {
 	Servers   []string // servers of that cluster, which are asked for its members then
 	Advertise string   // host others reach it by, if not that of Peer and Client
 	Log       string   // file for etcd's own log
+	Quota     int64    // bytes its database may have; 0: what is usual
 }
 
 // A Member is a running embedded etcd server.
 type Member struct {
-	etcd *embed.Etcd
-	log  *zap.Logger
+	etcd    *embed.Etcd
+	log     *zap.Logger
+	closing sync.Once
+	ended   chan struct{}
 }
 
 // StartMember starts the server and returns when it listens; it may not have
@@ -61,14 +66,19 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		cfg.ClusterState = embed.ClusterStateFlagExisting
 	}
 	f := filesIn(c.TLS)
+	if err := ensureRevoked(f.revoked); err != nil {
+		return nil, err
+	}
 	tls := transport.TLSInfo{CertFile: f.cert, KeyFile: f.key, ClientCertFile: f.cert, ClientKeyFile: f.key, TrustedCAFile: f.ca, ClientCertAuth: true,
+		CRLFile: f.revoked, // read anew with each connection
 		// A certificate of the cluster's own authority is what admits. That the
 		// address a connection comes from is also in it would shut out machines
 		// with several addresses or behind a translation.
 		SkipClientSANVerify: true}
 	cfg.PeerTLSInfo, cfg.ClientTLSInfo = tls, tls
+	cfg.GRPCAdditionalServerOptions = (&guard{path: f.revoked}).options()
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
-	cfg.QuotaBackendBytes = 8 << 30
+	cfg.QuotaBackendBytes = cmp.Or(c.Quota, quota)
 	cfg.MaxLearners = 8
 	cfg.EnableGRPCGateway = false
 	logger, err := fileLogger(c.Log)
@@ -81,10 +91,9 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 	}
 	server, err := c.start(ctx, cfg)
 	if err != nil {
-		return nil, cluster.WithHint(fmt.Errorf("start the journal's server: %w", err),
-			"its log is "+c.Log+"; a node that was admitted but not started within "+startWithin.String()+" has lost its place: empty its data directory and join again")
+		return nil, cluster.WithHint(fmt.Errorf("start the journal's server: %w", err), "its log is "+c.Log)
 	}
-	m := &Member{etcd: server, log: logger}
+	m := &Member{etcd: server, log: logger, ended: make(chan struct{})}
 	go func() {
 		for range server.Err() { // the server waits for a reader; what it says is in its log
 		}
@@ -96,6 +105,10 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 	return m, nil
 }
 
+// ErrNotMember: the cluster does not know the server that was to start for the
+// first time. It has lost its place, or never had one.
+var ErrNotMember = errors.New("the journal's servers do not know this one")
+
 // start starts the server. One that joins must name all members there are, which
 // may be others than at its admission, and must be known to the one it asks,
 // which may lag; so that is tried again for a while.
@@ -104,7 +117,11 @@ func (c MemberConfig) start(ctx context.Context, cfg *embed.Config) (*embed.Etcd
 	first := c.Existing && errors.Is(err, fs.ErrNotExist)
 	for deadline := time.Now().Add(joinPatience); ; {
 		if first && len(c.Servers) > 0 {
-			if now, err := c.members(ctx, cfg.AdvertisePeerUrls[0].String()); err == nil {
+			now, known, err := c.members(ctx, cfg.AdvertisePeerUrls[0].String())
+			if err == nil && !known {
+				return nil, ErrNotMember
+			}
+			if err == nil {
 				cfg.InitialCluster = now
 			}
 		}
@@ -118,20 +135,22 @@ func (c MemberConfig) start(ctx context.Context, cfg *embed.Config) (*embed.Etcd
 	}
 }
 
-// members asks the cluster for the initial cluster of a server that joins.
-func (c MemberConfig) members(ctx context.Context, self string) (string, error) {
+// members asks the cluster for the initial cluster of a server that joins, and
+// whether it knows that one.
+func (c MemberConfig) members(ctx context.Context, self string) (initial string, known bool, err error) {
 	client, err := Dial(c.Servers, c.TLS)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	list, err := client.MemberList(ctx)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	return initialCluster(list.Members, func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, self) }, c.Name), nil
+	isSelf := func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, self) }
+	return initialCluster(list.Members, isSelf, c.Name), slices.ContainsFunc(list.Members, isSelf), nil
 }
 
 // initialCluster lists members as "name=URL,…". Etcd compares the URLs; for a
@@ -169,32 +188,56 @@ const closePatience = 2 * time.Second
 
 // Close stops the server. What it has answered is on disk already, so one that
 // does not end in time may be left to the end of the process.
-func (m *Member) Close() {
-	ended := make(chan struct{})
-	go func() {
-		m.etcd.Close()
-		close(ended)
-	}()
-	t := time.NewTimer(closePatience)
+func (m *Member) Close() { m.close(closePatience) }
+
+// close is Close with another bound. It reports whether the server has ended.
+func (m *Member) close(patience time.Duration) bool {
+	m.closing.Do(func() {
+		go func() {
+			m.etcd.Close()
+			close(m.ended)
+		}()
+	})
+	t := time.NewTimer(patience)
 	defer t.Stop()
+	defer m.log.Sync() // a log that cannot be flushed at the end is not worth an error
 	select {
-	case <-ended:
+	case <-m.ended:
+		return true
 	case <-t.C:
+		return false
 	}
-	m.log.Sync() // a log that cannot be flushed at the end is not worth an error
+}
+
+func (m *Member) id() uint64 { return uint64(m.etcd.Server.MemberID()) }
+
+func (m *Member) leads() bool {
+	return !m.stopped() && m.etcd.Server.Leader() == m.etcd.Server.MemberID()
+}
+
+// stopped reports whether the server has stopped by itself: the others have taken
+// it out.
+func (m *Member) stopped() bool {
+	select {
+	case <-m.etcd.Server.StopNotify():
+		return true
+	default:
+		return false
+	}
 }
 
 // voters returns the client addresses of the voting members as this server
-// knows them: its own, if it votes, and those of the others.
+// knows them: its own, if it votes, and those of the others. A server that has
+// stopped, because the others have taken it out, may not know that, and answers nothing.
 func (m *Member) voters() (own, others []string) {
 	server := m.etcd.Server
 	for _, member := range server.Cluster().Members() {
 		switch {
 		case member.IsLearner:
-		case member.ID == server.MemberID():
-			own = slices.Clone(member.ClientURLs)
-		default:
+		case member.ID != server.MemberID():
 			others = append(others, member.ClientURLs...)
+		case !m.stopped():
+			own = slices.Clone(member.ClientURLs)
 		}
 	}
 	slices.Sort(others)

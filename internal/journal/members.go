@@ -5,13 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 )
 
 // Members keeps the membership of the embedded servers: one voter for one or
@@ -19,14 +23,53 @@ import (
 // counts for no quorum, so that a join that fails costs nothing.
 type Members struct {
 	client *clientv3.Client
+	tls    string // the folder with this node's credentials
+	seat   *Seat  // nil: this node never runs a server but the one it began with
+
+	mu     sync.Mutex
 	own    *Member // this node's server; nil if it runs none
-	tls    string  // the folder with this node's credentials
+	closed bool
+
+	// What this node has seen of the servers; used by tend alone.
+	vacant time.Time // since when a seat has been free
+	behind time.Time // until when this node lets all others go before it
+	named  bool      // its server has taken part
+	seen   judgement
+	door   Door
+
+	shutOut chan struct{} // closed when the servers take this node's credentials no more
+	once    sync.Once
+
+	startWithin, turn, deadAfter, pairFor time.Duration
+	log                                   *slog.Logger
 }
 
 // NewMembers returns the membership as a node sees it that runs the server own,
-// or none.
-func NewMembers(client *clientv3.Client, own *Member, tlsDir string) *Members {
-	return &Members{client: client, own: own, tls: tlsDir}
+// or none, and has the seat, or none.
+func NewMembers(client *clientv3.Client, own *Member, tlsDir string, seat *Seat, log *slog.Logger) *Members {
+	return &Members{client: client, own: own, tls: tlsDir, seat: seat, log: log, named: own != nil, shutOut: make(chan struct{}),
+		startWithin: startWithin, turn: turn, deadAfter: deadAfter, pairFor: pairFor}
+}
+
+// Close stops this node's server, if it runs one.
+func (m *Members) Close() {
+	m.mu.Lock()
+	own := m.own
+	m.own, m.closed = nil, true
+	m.mu.Unlock()
+	if own != nil {
+		own.Close()
+	}
+}
+
+// ShutOut is closed when the servers take this node's credentials no more.
+func (m *Members) ShutOut() <-chan struct{} { return m.shutOut }
+
+// server returns this node's server.
+func (m *Members) server() *Member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.own
 }
 
 // voters is how many servers vote once there are enough nodes.
@@ -38,6 +81,7 @@ type MemberState struct {
 	Client string `json:"client"` // its client address
 	Voter  bool   `json:"voter"`
 	Leader bool   `json:"leader"`
+	Full   bool   `json:"full,omitempty"` // its database has no room for more, so that the journal takes no writes
 }
 
 // An admission is what is remembered of a server that was admitted and may not
@@ -56,6 +100,17 @@ const startWithin = 10 * time.Minute
 // returns "", and the node is a client only. What an earlier try of the same node
 // left is replaced.
 func (m *Members) Admit(ctx context.Context, name, peer string) (initial string, err error) {
+	for {
+		initial, err := m.admit(ctx, name, peer)
+		// Raft takes one change of the membership at a time and drops the others
+		// without a word; what did become of this one the next look shows.
+		if !errors.Is(err, errNoWord) || pause(ctx, rand.N(time.Second)) != nil {
+			return initial, err
+		}
+	}
+}
+
+func (m *Members) admit(ctx context.Context, name, peer string) (initial string, err error) {
 	peerURL := "https://" + peer
 	list, err := m.client.MemberList(ctx)
 	if err != nil {
@@ -69,7 +124,7 @@ func (m *Members) Admit(ctx context.Context, name, peer string) (initial string,
 			if err != nil {
 				return "", err
 			}
-			abandoned = slices.Contains(there.PeerURLs, peerURL) || earlier.Name == name || time.Since(earlier.At) > startWithin
+			abandoned = slices.Contains(there.PeerURLs, peerURL) || earlier.Name == name || time.Since(earlier.At) > m.startWithin
 		}
 		switch {
 		case abandoned:
@@ -86,12 +141,16 @@ func (m *Members) Admit(ctx context.Context, name, peer string) (initial string,
 		return "", nil
 	}
 	var added *clientv3.MemberAddResponse
-	err = healthy(ctx, func() (err error) {
+	err = reconfigure(ctx, func(ctx context.Context) (err error) {
 		added, err = m.client.MemberAddAsLearner(ctx, []string{peerURL})
 		return err
 	})
 	if err != nil {
 		return "", unavailable(err)
+	}
+	if len(added.Members) > voters {
+		// Others were admitted at the same moment, and came first.
+		return "", m.dismiss(ctx, added.Member.ID)
 	}
 	if _, err := m.client.Put(ctx, memberKey(added.Member.ID), encode(admission{Name: name, At: time.Now().UTC()})); err != nil {
 		return "", unavailable(err)
@@ -100,17 +159,21 @@ func (m *Members) Admit(ctx context.Context, name, peer string) (initial string,
 	return initialCluster(added.Members, isSelf, name), nil
 }
 
-// admission returns what is remembered of a server without a name; the zero
-// admission, which is long ago, if nothing is.
+// admission returns what is remembered of a server without a name. If that is
+// nothing, the node that admits it is just about to write it down, or has died; so its
+// time counts from now on.
 func (m *Members) admission(ctx context.Context, id uint64) (a admission, err error) {
-	r, err := m.client.Get(ctx, memberKey(id))
+	key := memberKey(id)
+	found := admission{At: time.Now().UTC()}
+	r, err := m.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+		Then(clientv3.OpPut(key, encode(found))).Else(clientv3.OpGet(key)).Commit()
 	if err != nil {
 		return a, unavailable(err)
 	}
-	if len(r.Kvs) > 0 {
-		err = json.Unmarshal(r.Kvs[0].Value, &a)
+	if r.Succeeded {
+		return found, nil
 	}
-	return a, err
+	return a, json.Unmarshal(r.Responses[0].GetResponseRange().Kvs[0].Value, &a)
 }
 
 // Remove removes the server of a node that is gone for good, if it has one. etcd
@@ -128,89 +191,52 @@ func (m *Members) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// dismiss removes a server that never started.
+// dismiss removes a server; one that is gone already is no error.
 func (m *Members) dismiss(ctx context.Context, id uint64) error {
-	err := healthy(ctx, func() error {
+	err := reconfigure(ctx, func(ctx context.Context) error {
 		_, err := m.client.MemberRemove(ctx, id)
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
 		return unavailable(err)
 	}
 	_, err = m.client.Delete(ctx, memberKey(id))
 	return unavailable(err)
 }
 
-// healthy makes a change of the membership again while etcd says that its servers
-// have not been connected for long enough: it says so for some seconds after each
-// such change, and after an election.
-func healthy(ctx context.Context, change func() error) error {
+// reconfigure makes a change of the membership again while etcd says that its
+// servers have not been connected for long enough: it says so for some seconds after
+// each such change, and after an election. Without a definite answer it ends with
+// errNoWord.
+func reconfigure(ctx context.Context, change func(context.Context) error) error {
 	for end := time.Now().Add(unhealthyFor); ; {
-		err := change()
-		if !errors.Is(err, rpctypes.ErrUnhealthy) || time.Now().After(end) || pause(ctx, 250*time.Millisecond) != nil {
+		attempt, cancel := context.WithTimeout(ctx, callTimeout)
+		err := change(attempt)
+		cancel()
+		switch {
+		case err == nil || answered(err):
+			return err
+		case !errors.Is(err, rpctypes.ErrUnhealthy):
+			return fmt.Errorf("%w: %w", errNoWord, err)
+		case time.Now().After(end) || pause(ctx, 250*time.Millisecond) != nil:
 			return err
 		}
 	}
 }
 
+// answered reports whether etcd's error says why it did not change the membership.
+func answered(err error) bool {
+	var etcd rpctypes.EtcdError
+	return refused(err) || errors.As(err, &etcd) && (etcd.Code() == codes.FailedPrecondition || etcd.Code() == codes.NotFound)
+}
+
+// errNoWord: nobody knows whether a change of the membership was made.
+var errNoWord = errors.New("a change of the journal's servers was not confirmed")
+
 // unhealthyFor is how long that may go on; etcd wants five seconds.
 const unhealthyFor = 12 * time.Second
 
 func memberKey(id uint64) string { return fmt.Sprintf("%s%016x", keyMember, id) }
-
-// Settle promotes learners to voters once there are three servers and all are
-// ready, and reports whether nothing is left to do.
-func (m *Members) Settle(ctx context.Context) (settled bool, err error) {
-	list, err := m.client.MemberList(ctx)
-	if err != nil {
-		return false, unavailable(err)
-	}
-	var learners []*etcdserverpb.Member
-	for _, member := range list.Members {
-		if member.IsLearner {
-			learners = append(learners, member)
-		}
-	}
-	if len(learners) == 0 || len(list.Members) < voters {
-		return true, nil
-	}
-	// All before any: with two voters the death of either stops the journal,
-	// so that state must be as short as it can be.
-	for _, learner := range learners {
-		if err := m.ready(ctx, list.Members, learner); err != nil {
-			return false, err
-		}
-	}
-	for _, learner := range learners {
-		if _, err := m.client.MemberPromote(ctx, learner.ID); err != nil {
-			return false, unavailable(err)
-		}
-	}
-	return true, nil
-}
-
-// ready reports whether a learner has nearly everything the leader has.
-func (m *Members) ready(ctx context.Context, all []*etcdserverpb.Member, learner *etcdserverpb.Member) error {
-	if learner.Name == "" || len(learner.ClientURLs) == 0 {
-		return errors.New("a journal server has not started yet")
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	its, err := m.status(ctx, learner.ClientURLs[0])
-	if err != nil {
-		return unavailable(err)
-	}
-	for _, member := range all {
-		if member.IsLearner || len(member.ClientURLs) == 0 {
-			continue
-		}
-		ours, err := m.status(ctx, member.ClientURLs[0])
-		if err == nil && its.RaftIndex+100 >= ours.RaftIndex {
-			return nil
-		}
-	}
-	return fmt.Errorf("journal server %q is still catching up", learner.Name)
-}
 
 // status asks one server, on a connection of its own: etcd's client does not
 // guard its endpoints, which Follow changes, against its own use of them there.
@@ -225,10 +251,11 @@ func (m *Members) status(ctx context.Context, server string) (*clientv3.StatusRe
 
 // Known returns the servers as this node's own knows them, without asking anybody.
 func (m *Members) Known() []MemberState {
-	if m.own == nil {
+	own := m.server()
+	if own == nil {
 		return nil
 	}
-	return m.own.known()
+	return own.known()
 }
 
 // List returns the state of all servers.
@@ -238,6 +265,7 @@ func (m *Members) List(ctx context.Context) ([]MemberState, error) {
 		return nil, unavailable(err)
 	}
 	var leader uint64
+	var noRoom []uint64
 	for _, member := range list.Members {
 		if len(member.ClientURLs) == 0 {
 			continue
@@ -246,13 +274,13 @@ func (m *Members) List(ctx context.Context) ([]MemberState, error) {
 		s, err := m.status(attempt, member.ClientURLs[0])
 		cancel()
 		if err == nil && s.Leader != 0 {
-			leader = s.Leader
+			leader, noRoom = s.Leader, full(s)
 			break
 		}
 	}
 	var all []MemberState
 	for _, member := range list.Members {
-		s := MemberState{Name: member.Name, Voter: !member.IsLearner, Leader: member.ID == leader}
+		s := MemberState{Name: member.Name, Voter: !member.IsLearner, Leader: member.ID == leader, Full: slices.Contains(noRoom, member.ID)}
 		if len(member.ClientURLs) > 0 {
 			s.Client = strings.TrimPrefix(member.ClientURLs[0], "https://")
 		}
@@ -263,19 +291,25 @@ func (m *Members) List(ctx context.Context) ([]MemberState, error) {
 
 // Follow keeps the client's endpoints right until the context ends: a voter
 // asks its own server, everyone else asks the voters, because a learner answers
-// no linearizable read. It promotes learners on the way. changed is called with
-// the voters' addresses when they change.
+// no linearizable read. It promotes learners on the way, and takes a free seat.
+// changed is called with the voters' addresses when they change.
 func (m *Members) Follow(ctx context.Context, changed func(endpoints []string)) {
-	go m.settleLoop(ctx)
-	// A server knows its members without asking anybody, so a change of them is
-	// seen at once and even when those that were asked until now are gone.
-	every := 2 * time.Second
-	if m.own != nil {
-		every = 50 * time.Millisecond
-	}
+	tended := make(chan struct{})
+	go func() {
+		defer close(tended)
+		m.tendLoop(ctx)
+	}()
+	defer func() { <-tended }()
 	var last, lastVoters []string
-	for wait := time.Duration(0); pause(ctx, wait) == nil; wait = every {
-		own, others, err := m.endpoints(ctx)
+	for wait := time.Duration(0); pause(ctx, wait) == nil; {
+		// A server knows its members without asking anybody, so a change of them is
+		// seen at once and even when those that were asked until now are gone.
+		wait = 2 * time.Second
+		server := m.server()
+		if server != nil {
+			wait = 50 * time.Millisecond
+		}
+		own, others, err := m.endpoints(ctx, server)
 		if err != nil {
 			continue
 		}
@@ -296,9 +330,9 @@ func (m *Members) Follow(ctx context.Context, changed func(endpoints []string)) 
 
 // endpoints returns the voters' client addresses: that of this node's server,
 // if it votes, and those of the others.
-func (m *Members) endpoints(ctx context.Context) (own, others []string, err error) {
-	if m.own != nil {
-		own, others = m.own.voters()
+func (m *Members) endpoints(ctx context.Context, server *Member) (own, others []string, err error) {
+	if server != nil {
+		own, others = server.voters()
 		return own, others, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -314,16 +348,4 @@ func (m *Members) endpoints(ctx context.Context) (own, others []string, err erro
 	}
 	slices.Sort(others)
 	return nil, others, nil
-}
-
-// settleLoop promotes learners when they are ready.
-func (m *Members) settleLoop(ctx context.Context) {
-	for wait := time.Duration(0); pause(ctx, wait) == nil; {
-		wait = 2 * time.Second
-		attempt, cancel := context.WithTimeout(ctx, callTimeout)
-		if settled, err := m.Settle(attempt); err != nil || !settled {
-			wait = 200 * time.Millisecond
-		}
-		cancel()
-	}
 }

@@ -3,12 +3,16 @@ package journal
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -17,16 +21,17 @@ type ring struct {
 	t   *testing.T
 	dir string
 	tls string
+
+	quota int64
 }
 
 // A ringNode is one of them, with what its node has of the journal.
 type ringNode struct {
-	*Member
 	*Members
-	client *clientv3.Client
-	peer   string
-	addr   string
-	closed sync.Once
+	client  *clientv3.Client
+	peer    string
+	addr    string
+	stopped sync.Once
 }
 
 func newRing(t *testing.T) *ring {
@@ -46,9 +51,8 @@ func newRing(t *testing.T) *ring {
 // the first one if that is "". Its client asks the seeds.
 func (r *ring) tryStart(name, peer, initial string, seeds ...string) (*ringNode, error) {
 	n := &ringNode{peer: peer, addr: freeAddr()}
-	var err error
-	n.Member, err = StartMember(r.t.Context(), MemberConfig{Name: name, Dir: filepath.Join(r.dir, name), TLS: r.tls, Peer: peer, Client: n.addr,
-		Cluster: "ring", Initial: initial, Existing: initial != "", Log: filepath.Join(r.dir, name+".log")})
+	member, err := StartMember(r.t.Context(), MemberConfig{Name: name, Dir: filepath.Join(r.dir, name), TLS: r.tls, Peer: peer, Client: n.addr,
+		Cluster: "ring", Initial: initial, Existing: initial != "", Servers: seeds, Quota: r.quota, Log: filepath.Join(r.dir, name+".log")})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +62,7 @@ func (r *ring) tryStart(name, peer, initial string, seeds ...string) (*ringNode,
 	if n.client, err = Dial(seeds, r.tls); err != nil {
 		r.t.Fatal(err)
 	}
-	n.Members = NewMembers(n.client, n.Member, r.tls)
+	n.Members = NewMembers(n.client, member, r.tls, nil, slog.New(slog.DiscardHandler))
 	r.t.Cleanup(n.stop)
 	return n, nil
 }
@@ -73,7 +77,10 @@ func (r *ring) start(name, peer, initial string, seeds ...string) *ringNode {
 }
 
 func (n *ringNode) stop() {
-	n.closed.Do(func() { n.client.Close(); n.Member.Close() })
+	n.stopped.Do(func() {
+		n.client.Close()
+		n.Members.Close()
+	})
 }
 
 // join admits a node through another and starts it.
@@ -245,7 +252,7 @@ func TestMembersGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	four := &ringNode{Members: NewMembers(client, nil, r.tls), client: client}
+	four := &ringNode{Members: NewMembers(client, nil, r.tls, nil, slog.New(slog.DiscardHandler)), client: client}
 	told := r.follow(four)
 	waitFor(t, func() string {
 		if got := told(); len(got) != 3 {
@@ -304,4 +311,77 @@ func TestAdmitOfANodeThatNeverStarts(t *testing.T) {
 		r.join("three", one)
 		r.works(one)
 	})
+}
+
+// A server whose admission has not been noted yet, because the node that admits it
+// is just about to, is not taken for one that was given up.
+func TestAdmitBesideAnAdmissionUnderWay(t *testing.T) {
+	r := newRing(t)
+	one := r.start("one", freeAddr(), "")
+	r.works(one)
+	peer := freeAddr()
+	added, err := one.client.MemberAddAsLearner(t.Context(), []string{"https://" + peer}) // and no more yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.join("three", one)
+	initial := initialCluster(added.Members, func(m *etcdserverpb.Member) bool { return m.ID == added.Member.ID }, "two")
+	if _, err := r.tryStart("two", peer, initial, one.addr); err != nil {
+		t.Fatalf("the one that was admitted first: %v", err)
+	}
+	r.settle(one)
+	r.states(one, "one:voter two:voter three:voter")
+}
+
+// One whose admission was never noted, because the node that admitted it died,
+// loses its place like any other that does not start.
+func TestAdmissionThatWasNeverNoted(t *testing.T) {
+	r := newRing(t)
+	one := r.start("one", freeAddr(), "")
+	r.works(one)
+	added, err := one.client.MemberAddAsLearner(t.Context(), []string{"https://" + freeAddr()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	isThere := func() bool {
+		list, err := one.client.MemberList(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list.Members, func(m *etcdserverpb.Member) bool { return m.ID == added.Member.ID })
+	}
+	r.admit(one, "two", freeAddr())
+	if !isThere() {
+		t.Fatal("it lost its place at once")
+	}
+	one.startWithin = 0
+	r.admit(one, "three", freeAddr())
+	if isThere() {
+		t.Error("it keeps its place for ever")
+	}
+}
+
+// Of many who are admitted at once no more become servers than vote.
+func TestAdmitAtTheSameTime(t *testing.T) {
+	r := newRing(t)
+	one := r.start("one", freeAddr(), "")
+	r.works(one)
+	var wg sync.WaitGroup
+	var servers atomic.Int32
+	for i := range 5 {
+		wg.Go(func() {
+			initial, err := one.Admit(t.Context(), fmt.Sprintf("joiner%d", i), freeAddr())
+			if err != nil {
+				t.Error(err)
+			}
+			if initial != "" {
+				servers.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	list, err := one.client.MemberList(t.Context())
+	if err != nil || len(list.Members) != voters || servers.Load() != voters-1 {
+		t.Errorf("%d were told to be servers, and there are %d in all, %v", servers.Load(), len(list.Members), err)
+	}
 }

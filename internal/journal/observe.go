@@ -265,7 +265,15 @@ func (c *Claim) Report(ctx context.Context, o Observed) error {
 func (c *Claim) RememberHosts(ctx context.Context, s Secrets, knownHosts string) error {
 	key := keyCredential + string(c.id)
 	s.KnownHosts = knownHosts
-	return c.write(ctx, clientv3.OpPut(key, encode(s)), clientv3.Compare(clientv3.ModRevision(key), "=", s.rev))
+	var was []byte
+	r, err := c.j.get(ctx, key) // not kept in Secrets, where a log could find it
+	if err != nil {
+		return err
+	}
+	if len(r.Kvs) > 0 {
+		was = r.Kvs[0].Value
+	}
+	return c.write(ctx, clientv3.OpPut(key, recode(was, s)), clientv3.Compare(clientv3.ModRevision(key), "=", s.rev))
 }
 
 func (c *Claim) write(ctx context.Context, op clientv3.Op, also ...clientv3.Cmp) error {

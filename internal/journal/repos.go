@@ -3,9 +3,12 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"iter"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"gitcluster/internal/cluster"
@@ -23,10 +26,11 @@ func (j *Journal) CreateRepo(ctx context.Context, repo cluster.Repo) (Head, erro
 func (j *Journal) CreateRepoIn(ctx context.Context, repo cluster.Repo, epoch cluster.Epoch) (Head, error) {
 	head := Head{Position: cluster.Position{Epoch: epoch}}
 	head.Digest.MoveHead("", repo.InitialHead)
+	head.raw = encode(head)
 	r, err := j.kv.Txn(ctx).If(freeName(repo.Name, "")...).Then(
 		clientv3.OpPut(keyName+string(repo.Name), string(repo.ID)),
 		clientv3.OpPut(keyRepo+string(repo.ID), encode(repo)),
-		clientv3.OpPut(keyHead+string(repo.ID), encode(head)),
+		clientv3.OpPut(keyHead+string(repo.ID), head.raw),
 	).Commit()
 	if err != nil {
 		return Head{}, unavailable(err)
@@ -169,33 +173,71 @@ type RepoHead struct {
 	Head Head `json:"head"`
 }
 
-// ListRepos returns all repositories, in the order of their names, from after the
-// given name on and at most limit of them.
-func (j *Journal) ListRepos(ctx context.Context, after cluster.RepoName, limit int) ([]RepoHead, error) {
-	names, err := j.get(ctx, keyName+string(after)+"\x00",
-		clientv3.WithRange(clientv3.GetPrefixRangeEnd(keyName)), clientv3.WithLimit(int64(limit)))
-	if err != nil {
-		return nil, err
+// listPage is how many repositories are read at once.
+const listPage = 500
+
+// Repos gives all repositories with their heads, in the order of their names and
+// from after the given one on, as they were at one moment: what is created, renamed
+// or deleted while somebody goes through them changes nothing in that. Only if that
+// takes longer than etcd keeps what was, the rest is of a later moment.
+func (j *Journal) Repos(ctx context.Context, after cluster.RepoName) iter.Seq2[RepoHead, error] {
+	return j.reposIn(ctx, after, listPage)
+}
+
+func (j *Journal) reposIn(ctx context.Context, after cluster.RepoName, page int) iter.Seq2[RepoHead, error] {
+	return func(yield func(RepoHead, error) bool) {
+		for at, more := int64(0), true; more; {
+			var repos []RepoHead
+			var err error
+			repos, more, err = j.repoPage(ctx, after, page, &at)
+			if errors.Is(err, rpctypes.ErrCompacted) {
+				at, more = 0, true
+				continue
+			}
+			if err != nil {
+				yield(RepoHead{}, err)
+				return
+			}
+			for _, r := range repos {
+				after = r.Name
+				if !yield(r, nil) {
+					return
+				}
+			}
+		}
 	}
-	var repos []RepoHead
+}
+
+// repoPage reads some repositories at the revision at, which is set if it is 0, and
+// reports whether there are more.
+func (j *Journal) repoPage(ctx context.Context, after cluster.RepoName, page int, at *int64) (repos []RepoHead, more bool, err error) {
+	names, err := j.get(ctx, keyName+string(after)+"\x00",
+		clientv3.WithRange(clientv3.GetPrefixRangeEnd(keyName)), clientv3.WithLimit(int64(page)), clientv3.WithRev(*at))
+	if err != nil {
+		return nil, false, err
+	}
+	if *at == 0 {
+		*at = names.Header.Revision
+	}
 	const batch = 50 // etcd takes at most 128 operations in a transaction
 	for i := 0; i < len(names.Kvs); i += batch {
 		var ops []clientv3.Op
 		for _, kv := range names.Kvs[i:min(i+batch, len(names.Kvs))] {
-			ops = append(ops, clientv3.OpGet(keyRepo+string(kv.Value)), clientv3.OpGet(keyHead+string(kv.Value)))
+			ops = append(ops, clientv3.OpGet(keyRepo+string(kv.Value), clientv3.WithRev(*at)), clientv3.OpGet(keyHead+string(kv.Value), clientv3.WithRev(*at)))
 		}
 		r, err := j.getAll(ctx, ops...)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		for n := 0; n < len(r.Responses); n += 2 {
 			repo, head, err := decodeRepo(r.Responses[n].GetResponseRange().Kvs, r.Responses[n+1].GetResponseRange().Kvs)
-			if err == nil { // one deleted since the names were read is left out
-				repos = append(repos, RepoHead{repo, head})
+			if err != nil {
+				return nil, false, fmt.Errorf("repository %q: %w", strings.TrimPrefix(string(names.Kvs[i+n/2].Key), keyName), err)
 			}
+			repos = append(repos, RepoHead{repo, head})
 		}
 	}
-	return repos, nil
+	return repos, names.More, nil
 }
 
 // A Replica is what a device last reported of its copy of a repository. It may

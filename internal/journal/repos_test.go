@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"gitcluster/internal/cluster"
 )
 
@@ -239,7 +241,7 @@ func TestCreateAtTheSameTime(t *testing.T) {
 	})
 }
 
-func TestListRepos(t *testing.T) {
+func TestRepos(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
 		var want []string
 		for i := range 130 { // more than one transaction takes
@@ -250,34 +252,114 @@ func TestListRepos(t *testing.T) {
 			}
 		}
 		slices.Sort(want)
-		for _, limit := range []int{1, 49, 50, 51, 130, 1000} {
+		for _, page := range []int{1, 49, 50, 51, 65, 130, 1000} {
 			var got []string
-			after := cluster.RepoName("")
-			for {
-				page, err := w.ListRepos(t.Context(), after, limit)
+			for r, err := range w.reposIn(t.Context(), "", page) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if len(page) > limit {
-					t.Fatalf("a page of %d, want at most %d", len(page), limit)
-				}
-				for _, r := range page {
-					got = append(got, string(r.Name))
-					after = r.Name
-					if wantVersion := strings.HasSuffix(string(r.Name), "/r5"); (r.Head.Version == 1) != wantVersion {
-						t.Errorf("%s is at version %d", r.Name, r.Head.Version)
-					}
-				}
-				if len(page) < limit {
-					break
+				got = append(got, string(r.Name))
+				if wantVersion := strings.HasSuffix(string(r.Name), "/r5"); (r.Head.Version == 1) != wantVersion {
+					t.Errorf("%s is at version %d", r.Name, r.Head.Version)
 				}
 			}
 			if !slices.Equal(got, want) {
-				t.Errorf("in pages of %d: %d repositories, want %d", limit, len(got), len(want))
+				t.Errorf("in pages of %d: %d repositories, want %d", page, len(got), len(want))
 			}
 		}
-		if page, err := w.ListRepos(t.Context(), "zzz", 10); err != nil || len(page) != 0 {
-			t.Errorf("after the last: %v, %v", page, err)
+		for r, err := range w.Repos(t.Context(), cluster.RepoName(want[99])) {
+			if err != nil || string(r.Name) != want[100] {
+				t.Errorf("after the hundredth: %q, %v", r.Name, err)
+			}
+			break
+		}
+		for r, err := range w.Repos(t.Context(), "zzz") {
+			t.Errorf("after the last: %v, %v", r, err)
+		}
+	})
+}
+
+// readKV calls back when something below a prefix has been read.
+type readKV struct {
+	clientv3.KV
+	prefix string
+	read   func()
+}
+
+func (n *readKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	r, err := n.KV.Get(ctx, key, opts...)
+	if strings.HasPrefix(key, n.prefix) {
+		n.read()
+	}
+	return r, err
+}
+
+// Whoever goes through all repositories meets each that was there at the start,
+// once, whatever is deleted and renamed meanwhile.
+func TestReposWhileTheyChange(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		var all []cluster.Repo
+		for i := range 12 {
+			repo, _ := w.create(cluster.RepoName(fmt.Sprintf("r%02d", i)))
+			all = append(all, repo)
+		}
+		changes := []func() error{
+			func() error { return w.DeleteRepo(ctx, all[1]) },       // of a page whose names have been read
+			func() error { return w.RenameRepo(ctx, all[5], "z") },  // the last of a page, to the end
+			func() error { return w.RenameRepo(ctx, all[10], "a") }, // from the end to the start
+			func() error { _, err := w.CreateRepo(ctx, record("zz")); return err },
+		}
+		kv := &readKV{KV: w.client, prefix: keyName, read: func() {
+			if len(changes) > 0 {
+				if err := changes[0](); err != nil {
+					t.Error(err)
+				}
+				changes = changes[1:]
+			}
+		}}
+		var got []cluster.RepoID
+		for r, err := range NewOver(w.client, kv).reposIn(ctx, "", 3) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, r.ID)
+		}
+		for _, repo := range all {
+			if n := len(got) - len(slices.DeleteFunc(slices.Clone(got), func(id cluster.RepoID) bool { return id == repo.ID })); n != 1 {
+				t.Errorf("%s was met %d times", repo.Name, n)
+			}
+		}
+		if len(got) != len(all) || len(changes) > 0 {
+			t.Errorf("%d were met, of %d; %d changes were not made", len(got), len(all), len(changes))
+		}
+	})
+}
+
+// When etcd no longer has what was, the rest is as it is.
+func TestReposAfterACompaction(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		ctx := t.Context()
+		for i := range 6 {
+			w.create(cluster.RepoName(fmt.Sprintf("r%d", i)))
+		}
+		var got []cluster.RepoName
+		for r, err := range w.reposIn(ctx, "", 2) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got = append(got, r.Name); len(got) == 1 {
+				put, err := w.client.Put(ctx, "/gc/test", "x")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.client.Compact(ctx, put.Header.Revision); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if len(got) != 6 || !slices.IsSorted(got) {
+			t.Errorf("got %v", got)
 		}
 	})
 }
@@ -320,10 +402,15 @@ func TestUnreachable(t *testing.T) {
 		"CreateRepo": func() error { _, err := j.CreateRepo(ctx, record("a")); return err },
 		"RenameRepo": func() error { return j.RenameRepo(ctx, record("a"), "b") },
 		"DeleteRepo": func() error { return j.DeleteRepo(ctx, record("a")) },
-		"ListRepos":  func() error { _, err := j.ListRepos(ctx, "", 10); return err },
-		"Directory":  func() error { _, err := j.Directory(ctx); return err },
-		"Token":      func() error { _, err := j.Token(ctx, "x"); return err },
-		"UseToken":   func() error { return j.UseToken(ctx, "x") },
+		"Repos": func() error {
+			for _, err := range j.Repos(ctx, "") {
+				return err
+			}
+			return nil
+		},
+		"Directory": func() error { _, err := j.Directory(ctx); return err },
+		"Token":     func() error { _, err := j.Token(ctx, "x"); return err },
+		"UseToken":  func() error { return j.UseToken(ctx, "x") },
 		"Entries": func() error {
 			for _, err := range j.Entries(ctx, "x", 0, 1) {
 				return err

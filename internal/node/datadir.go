@@ -29,10 +29,11 @@ import (
 //	node.toml        what the node knows of itself
 //	device/          its key
 //	incarnation      names this disk from its joining to its first start
-//	tls/             its credentials for the journal
+//	tls/             its credentials for the journal, and which of others' count no more
 //	http/            the certificate of its HTTPS front, if it made one
 //	journal/         the embedded etcd server's data
 //	journal-servers  where the journal's voters were last seen
+//	journal-seat     whether it has such a server, if that has changed since it joined
 //	repositories/    the replicas
 //	lost/            bundles made before something was given up as lost
 //	hooks/           what receive-pack calls

@@ -8,7 +8,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
+	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/durable"
 	"gitcluster/internal/journal"
@@ -53,9 +55,61 @@ func (n *Node) incarnate(ctx context.Context, store *repository.Store) (string, 
 		return "", err
 	}
 	if err := n.journal.ChangeIncarnation(ctx, n.self.Name, last, next); err != nil {
-		return "", fmt.Errorf("%w: does another process run as node %q?", err, n.self.Name)
+		if errors.Is(err, cluster.ErrExists) {
+			err = n.errTwin()
+		}
+		return "", err
 	}
 	return next, durable.WriteFile(path, []byte(next+"\n"), 0o600)
+}
+
+// Two processes with one identity, of which one runs on a copy of the other's
+// directory, would each take copies in the name of both. Of the two that one goes on
+// that answers where the node is known to be: another does not start beside it. If it
+// gives no answer, whoever started last has given the disk its incarnation, and the other
+// ends when it hears of that.
+
+// alone returns an error if another process answers as this node, at the address
+// the cluster knows. This one does not listen yet.
+func (n *Node) alone(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, twinPatience)
+	defer cancel()
+	c, err := n.peers.Open(ctx, n.self.Name, admin.Command)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	// Whether it says how many pushes it has does not matter, but OpenSSH's server
+	// may be in front, which answers for nobody.
+	var pushes int
+	if err := admin.Ask(c, "node.pushes", struct{}{}, &pushes); err != nil {
+		return nil
+	}
+	return n.errTwin()
+}
+
+// twinPatience is how long a start waits for somebody who should not be there.
+const twinPatience = 3 * time.Second
+
+// watchTwin ends with an error when the journal has another incarnation than mine.
+func (n *Node) watchTwin(ctx context.Context, mine string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := n.journal.WatchIncarnation(ctx, n.self.Name, func(now string) {
+		if now != mine {
+			cancel(n.errTwin())
+		}
+	})
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (n *Node) errTwin() error {
+	return cluster.WithHint(fmt.Errorf("another process runs as node %q", n.self.Name),
+		"one of the two is on a copy of the other's data directory: end that one, and have its machine join with an empty directory under another name")
 }
 
 func (n *Node) doubt(store *repository.Store) error {

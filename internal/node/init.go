@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -85,14 +86,18 @@ func Init(ctx context.Context, s InitSettings) error {
 		if err != nil {
 			return err
 		}
-		if err := (journal.Certificates{CA: ca, Cert: cert, Key: private}).Save(d.path("tls")); err != nil {
+		revoked, err := authority.RevocationList(nil, time.Now())
+		if err != nil {
+			return err
+		}
+		if err := (journal.Certificates{CA: ca, Cert: cert, Key: private, Revoked: revoked}).Save(d.path("tls")); err != nil {
 			return err
 		}
 		incarnation := journal.NewID()
 		if err := durable.WriteFile(d.path("incarnation"), []byte(incarnation+"\n"), 0o600); err != nil {
 			return err
 		}
-		member, client, err := d.dial(ctx, self)
+		member, client, err := d.dial(ctx, self, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}

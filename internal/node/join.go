@@ -79,12 +79,18 @@ type joinReply struct {
 	Nodes     []string `json:"nodes"` // addresses
 	CA        []byte   `json:"ca"`
 	Cert      []byte   `json:"cert"`
+	Revoked   []byte   `json:"revoked,omitempty"`   // list of certificates that count no more, DER
 	Initial   string   `json:"initial,omitempty"`   // the journal's members; empty: be a client only
 	Servers   []string `json:"servers,omitempty"`   // the journal's voters
 	Endpoints []string `json:"endpoints,omitempty"` // an etcd cluster that is not embedded
 }
 
-const maxJoinLine = 64 << 10
+// maxJoinReply is larger: the list of revoked certificates grows with every node
+// that was ever removed.
+const (
+	maxJoinLine  = 64 << 10
+	maxJoinReply = 1 << 20
+)
 
 // Join makes this machine a node of the cluster that the node at seed belongs
 // to. Nothing runs afterwards; the node is started by [Open].
@@ -139,13 +145,13 @@ func Join(ctx context.Context, seed, token string, s Settings) error {
 		case len(reply.Endpoints) > 0:
 			self.Journal = config.SelfJournal{Endpoints: reply.Endpoints, TLS: s.TLS}
 		case reply.Initial == "":
-			self.Journal = config.SelfJournal{Servers: reply.Servers}
+			self.Journal.Servers, self.Journal.Spare = reply.Servers, self.Journal.Peer != ""
 		default:
 			self.Journal.Initial, self.Journal.Servers = reply.Initial, reply.Servers
 		}
 		return errors.Join(
 			d.saveIdentity(self, append(reply.Nodes, addresses(self)...)),
-			(journal.Certificates{CA: reply.CA, Cert: reply.Cert, Key: private}).Save(d.path("tls")),
+			(journal.Certificates{CA: reply.CA, Cert: reply.Cert, Key: private, Revoked: reply.Revoked}).Save(d.path("tls")),
 			self.Write(d.config()))
 	})
 }
@@ -210,7 +216,7 @@ func askToJoin(ctx context.Context, seed string, k ssh.Signer, id string, secret
 	if err := s.Start(sshserver.JoinCommand); err != nil {
 		return nil, err
 	}
-	lines := bufio.NewReaderSize(stdout, maxJoinLine)
+	lines := bufio.NewReaderSize(stdout, maxJoinReply)
 	mine := nonce()
 	if err := send(stdin, joinHello{Token: id, Nonce: mine}); err != nil {
 		return nil, err
@@ -341,6 +347,12 @@ func (n *Node) admit(ctx context.Context, token journal.Token, public ssh.Public
 		return reply, err
 	}
 	if reply.CA, reply.Cert, err = authority.Issue(ask.Request); err != nil {
+		return reply, err
+	}
+	if err := n.journal.NoteCertificate(ctx, ask.Name, reply.Cert); err != nil {
+		return reply, err
+	}
+	if reply.Revoked, err = n.journal.RevocationList(ctx, authority); err != nil {
 		return reply, err
 	}
 	if n.members == nil {

@@ -53,7 +53,6 @@ type Node struct {
 	key     key
 	log     *slog.Logger
 	lock    *os.File
-	member  *journal.Member
 	client  *journal.Client
 	journal *journal.Journal
 	members *journal.Members
@@ -73,6 +72,8 @@ type Node struct {
 	httpLn  net.Listener
 	localLn *net.UnixListener
 	closed  sync.Once
+
+	stopUpkeep func() // ends the upkeep of the journal
 }
 
 // Open opens the node of a data directory: it waits for the directory's lock
@@ -103,22 +104,30 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 	if n.key, err = n.dir.loadKey(); err != nil {
 		return err
 	}
-	if n.member, n.client, err = n.dir.dial(ctx, n.self); err != nil {
+	var member *journal.Member
+	if member, n.client, err = n.dir.dial(ctx, n.self, n.log); err != nil {
 		return err
 	}
 	n.journal = journal.New(n.client)
 	if len(n.self.Journal.Endpoints) == 0 {
-		n.members = journal.NewMembers(n.client, n.member, n.dir.path("tls"))
+		n.members = journal.NewMembers(n.client, member, n.dir.path("tls"), n.seat(), n.log)
 	}
 	if err := n.awaitJournal(ctx); err != nil {
 		return err
 	}
+	n.startUpkeep()
 	n.rules = &rules{journal: n.journal, log: n.log, trusted: n.trusted(), self: n.self.Name, removed: make(chan struct{})}
 	if _, err := n.rules.Refresh(ctx); err != nil {
 		return err
 	}
 	if _, ok := n.rules.Snapshot().Device(n.self.Name); !ok {
 		return n.errRemoved()
+	}
+	if n.members != nil {
+		// One that was issued before such notes were taken could not be revoked.
+		if err := n.journal.NoteOwnCertificate(ctx, n.self.Name, n.dir.path("tls")); err != nil {
+			n.log.Warn("note this node's certificate", "error", err)
+		}
 	}
 	if err := n.compose(ctx, version); err != nil {
 		return err
@@ -156,12 +165,15 @@ func (n *Node) compose(ctx context.Context, version string) error {
 	if err := store.CleanUp(); err != nil {
 		return err
 	}
+	name := n.self.Name
+	n.peers = peer.New(name, n.self.Region, n.key.Signer, n.rules.Snapshot)
+	if err := n.alone(ctx); err != nil {
+		return err
+	}
 	incarnation, err := n.incarnate(ctx, store)
 	if err != nil {
 		return err
 	}
-	name := n.self.Name
-	n.peers = peer.New(name, n.self.Region, n.key.Signer, n.rules.Snapshot)
 	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log, Drained: n.drained})
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
 		Hooks: n.dir.path("hooks"), Socket: socket, Turns: n.turns, Metrics: n.metrics, Log: n.log})
@@ -205,13 +217,16 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 			}
 		}()
 	}
+	var shutOut <-chan struct{}
 	if n.members != nil {
+		shutOut = n.members.ShutOut()
 		start("journal membership", func(ctx context.Context) error {
 			n.members.Follow(ctx, n.rememberServers())
 			return nil
 		})
 	}
 	start("directory", n.rules.follow)
+	start("identity", func(ctx context.Context) error { return n.watchTwin(ctx, n.engine.Incarnation) })
 	start("engine", n.engine.Run)
 	observing, stopObserving := context.WithCancelCause(run)
 	observed := make(chan struct{})
@@ -234,8 +249,11 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 	case <-ctx.Done():
 		n.log.Info("stopping", "cause", context.Cause(ctx).Error())
 	case <-n.rules.removed:
-		// It could read the journal as before; the cluster must be able to rely on
-		// what it removed not serving.
+		// The cluster must be able to rely on what it removed not serving.
+		err = n.errRemoved()
+		n.log.Error("stopping", "error", err)
+	case <-shutOut:
+		// It was removed, and its connections had ended before it could hear of it.
 		err = n.errRemoved()
 		n.log.Error("stopping", "error", err)
 	case err = <-failed:
@@ -288,6 +306,18 @@ func (n *Node) load() metrics.Load {
 
 func (n *Node) errRemoved() error {
 	return cluster.WithHint(fmt.Errorf("node %q was removed from the cluster", n.self.Name), "to bring the machine back, `git cluster join` with an empty data directory")
+}
+
+// startUpkeep begins the upkeep of the journal. That must not wait until the node
+// serves: where the journal is full it cannot start.
+func (n *Node) startUpkeep() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	work.Go(func() { journal.NewUpkeep(n.journal, n.members, n.log).Run(ctx) })
+	if n.members != nil {
+		work.Go(func() { n.journal.KeepRevoked(ctx, n.dir.path("tls"), n.log) })
+	}
+	n.stopUpkeep = func() { cancel(); work.Wait() }
 }
 
 // takePart has the node count for what needs a majority of nodes, from when it has
@@ -343,11 +373,14 @@ func (n *Node) close() {
 	if n.peers != nil {
 		n.peers.Close()
 	}
+	if n.stopUpkeep != nil {
+		n.stopUpkeep()
+	}
 	if n.client != nil {
 		n.client.Close()
 	}
-	if n.member != nil {
-		n.member.Close()
+	if n.members != nil {
+		n.members.Close()
 	}
 	if n.lock != nil {
 		n.lock.Close()
@@ -374,42 +407,11 @@ func (n *Node) admitSession(_ context.Context, id cluster.Identity, remote netip
 	return n.rules.Snapshot().Admit(id, remote.Addr())
 }
 
-// dial starts the embedded server, if this node has one, and makes a client.
-func (d dataDir) dial(ctx context.Context, self *config.Self) (*journal.Member, *journal.Client, error) {
-	j := self.Journal
-	if len(j.Endpoints) > 0 {
-		client, err := journal.Dial(j.Endpoints, j.TLS)
-		return nil, client, err
-	}
-	servers := d.servers()
-	if len(servers) == 0 {
-		servers = j.Servers
-	}
-	var member *journal.Member
-	if j.Peer != "" {
-		var err error
-		member, err = journal.StartMember(ctx, journal.MemberConfig{
-			Name: string(self.Name), Dir: d.path("journal"), TLS: d.path("tls"), Peer: j.Peer, Client: j.Client,
-			Cluster: self.ClusterID, Initial: j.Initial, Existing: j.Initial != "", Servers: servers, Advertise: j.Advertise, Log: d.path("journal.log"),
-		})
-		if err != nil {
-			return nil, nil, err
-		}
-		if len(servers) == 0 {
-			servers = []string{j.Client}
-		}
-	}
-	client, err := journal.Dial(servers, d.path("tls"))
-	if err != nil && member != nil {
-		member.Close()
-	}
-	return member, client, err
-}
-
 // awaitJournal waits until the journal answers, however long that takes: after a
 // power cut the other nodes may come up much later. It checks that the journal
 // is the one this node belongs to.
 func (n *Node) awaitJournal(ctx context.Context) error {
+	var door journal.Door
 	for tries := 0; ; tries++ {
 		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
 		record, err := n.journal.Cluster(attempt)
@@ -425,6 +427,8 @@ func (n *Node) awaitJournal(ctx context.Context) error {
 			return cluster.WithHint(fmt.Errorf("the journal holds no cluster"), "check journal.endpoints in "+n.dir.config())
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case n.members != nil && door.Closed(ctx, n.client.Endpoints(), n.dir.path("tls")):
+			return n.errRemoved()
 		}
 		if tries%5 == 0 {
 			n.log.Warn("waiting for the journal: a majority of its voters must be up", "last_known", n.lastKnownServers(), "error", err)

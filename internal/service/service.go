@@ -269,28 +269,21 @@ func (s *Service) Create(ctx context.Context, id cluster.Identity, repo cluster.
 // names, from after the given name on and at most limit of them. next, if not
 // empty, is where the following page starts.
 func (s *Service) Repos(ctx context.Context, id cluster.Identity, after cluster.RepoName, limit int) (repos []journal.RepoHead, next cluster.RepoName, err error) {
-	const page = 1000
 	rules := s.Directory.Snapshot()
-	for {
-		some, err := s.Journal.ListRepos(ctx, after, page)
+	for r, err := range s.Journal.Repos(ctx, after) {
 		if err != nil {
 			return nil, "", err
 		}
-		for _, r := range some {
-			after = r.Name
-			if rules.Role(id, &r.Repo) < cluster.RoleRead {
-				continue
-			}
-			if len(repos) == limit {
-				// The last readable name, never one that the asker may not know of.
-				return repos, repos[limit-1].Name, nil
-			}
-			repos = append(repos, r)
+		if rules.Role(id, &r.Repo) < cluster.RoleRead {
+			continue
 		}
-		if len(some) < page {
-			return repos, "", nil
+		if len(repos) == limit {
+			// The last readable name, never one that the asker may not know of.
+			return repos, repos[limit-1].Name, nil
 		}
+		repos = append(repos, r)
 	}
+	return repos, "", nil
 }
 
 // Resolve finds a repository for somebody who must have the role on it.
