@@ -84,6 +84,18 @@ func damaged(said string) bool {
 	return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(said, sign) })
 }
 
+// of returns the operations on a repository.
+func (h *history) of(repo string) (all []operation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, o := range h.operations {
+		if o.Repo == repo {
+			all = append(all, o)
+		}
+	}
+	return all
+}
+
 // anomaly notes what must not happen.
 func (h *history) anomaly(what string, a ...any) {
 	text := fmt.Sprintf(what, a...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +13,9 @@ import (
 	"time"
 
 	"gitcluster/e2e/faults/failpoint"
+	"gitcluster/internal/admin"
 	"gitcluster/internal/clustertest"
+	"gitcluster/internal/journal"
 )
 
 // Settings are what a run is made of.
@@ -83,7 +86,7 @@ func Run(ctx context.Context, s Settings) (sum Summary, err error) {
 	if ctx.Err() != nil {
 		return sum, context.Cause(ctx)
 	}
-	r.check(&sum)
+	r.check(ctx, &sum)
 	sum.Anomalies = r.history.anomalies
 	return sum, nil
 }
@@ -91,12 +94,15 @@ func Run(ctx context.Context, s Settings) (sum Summary, err error) {
 // A run is the state of Run.
 type run struct {
 	Settings
-	history *history
-	cluster *clustertest.Cluster
-	links   *clustertest.Links
-	repos   []string
-	disk    string // a small one with the third node's replicas, or ""
-	folder  string // of the clients
+	history  *history
+	cluster  *clustertest.Cluster
+	links    *clustertest.Links
+	journal  *journal.Client
+	recorder *recorder
+	repos    []string
+	ids      map[string]string // of the repositories
+	disk     string            // a small one with the third node's replicas, or ""
+	folder   string            // of the clients
 }
 
 // open starts the cluster.
@@ -133,13 +139,33 @@ func (r *run) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	r.ids = map[string]string{}
 	for i := range r.Repos {
-		repo := fmt.Sprintf("faults/r%d", i)
-		r.repos = append(r.repos, repo)
-		if err := r.cluster.Admin.Run("", "git-cluster", "repo", "create", repo, "--data", r.cluster.Nodes[0].Data).Err(); err != nil {
+		if err := r.create(fmt.Sprintf("faults/r%d", i)); err != nil {
 			return err
 		}
 	}
+	if r.journal, err = r.cluster.OpenJournal(); err != nil {
+		return err
+	}
+	r.recorder = &recorder{journal: journal.New(r.journal)}
+	return nil
+}
+
+func (r *run) create(repo string) error {
+	at := []string{repo, "--data", r.cluster.Nodes[0].Data}
+	if err := r.cluster.Admin.Run("", append([]string{"git-cluster", "repo", "create"}, at...)...).Err(); err != nil {
+		return err
+	}
+	res := r.cluster.Admin.Run("", append([]string{"git-cluster", "repo", "show", "--json"}, at...)...)
+	if err := res.Err(); err != nil {
+		return err
+	}
+	var view admin.RepoView
+	if err := json.Unmarshal([]byte(res.Stdout), &view); err != nil {
+		return err
+	}
+	r.repos, r.ids[repo] = append(r.repos, repo), string(view.ID)
 	return nil
 }
 
@@ -152,31 +178,35 @@ func (r *run) smallDisk(n *clustertest.Node) error {
 
 // work lets clients and faults go on for as long as was asked.
 func (r *run) work(ctx context.Context) error {
-	r.history.start = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, r.For)
-	defer cancel()
 	results := make(chan error)
 	running := 0
 	start := func(f func() error) {
 		running++
 		go func() { results <- f() }()
 	}
-	user, err := r.user()
-	if err != nil {
-		return err
-	}
-	for i := range r.Clients {
-		k, err := newClient(i, r.Seed, user, r.cluster, r.folder, r.repos, r.history)
+	clients := make([]*client, r.Clients)
+	for i := range clients {
+		user, err := r.user(i)
 		if err != nil {
 			return err
 		}
+		if clients[i], err = newClient(i, r.Seed, user, r.cluster, r.folder, r.repos, r.history); err != nil {
+			return err
+		}
+	}
+	r.history.start = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, r.For)
+	defer cancel()
+	for _, k := range clients {
 		start(func() error { return k.run(ctx, r.repos) })
 	}
+	start(func() error { r.recorder.follow(ctx); return nil })
 	schedule := draw(r.Seed, int(r.For/(300*time.Millisecond))+1, r.Links, r.Only)
 	if len(schedule) > 0 {
 		i := &injector{cluster: r.cluster, links: r.links, history: r.history, older: filepath.Join(r.folder, "older"), disk: r.disk, refill: r.refilled}
 		start(func() error { return i.run(ctx, schedule) })
 	}
+	var err error
 	for range running {
 		if e := <-results; e != nil {
 			err = errors.Join(err, e)
@@ -186,18 +216,25 @@ func (r *run) work(ctx context.Context) error {
 	return err
 }
 
-// user is whose key and token all clients have.
-func (r *run) user() (*clustertest.User, error) {
-	u := r.cluster.Admin
-	token := u.Run("", "git-cluster", "user", "token", "create", u.Name)
+// user makes the user that a client is, with a token for HTTPS.
+func (r *run) user(client int) (*clustertest.User, error) {
+	name := actor(client)
+	u, err := r.cluster.Enroll(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.cluster.Admin.Run("", "git-cluster", "grant", name, "write", "faults/*").Err(); err != nil {
+		return nil, err
+	}
+	token := u.Run("", "git-cluster", "user", "token", "create", name)
 	if err := token.Err(); err != nil {
 		return nil, err
 	}
 	text := ""
 	for _, n := range r.cluster.Nodes {
-		text += fmt.Sprintf("https://%s:%s@%s\n", u.Name, strings.TrimSpace(token.Stdout), n.HTTP)
+		text += fmt.Sprintf("https://%s:%s@%s\n", name, strings.TrimSpace(token.Stdout), n.HTTP)
 	}
-	file := filepath.Join(r.folder, "credentials")
+	file := filepath.Join(r.folder, "credentials-"+name)
 	return u.With("GIT_CONFIG_PARAMETERS='credential.helper'='store --file=" + file + "'"), os.WriteFile(file, []byte(text), 0o600)
 }
 
@@ -227,9 +264,9 @@ func (r *run) settle(ctx context.Context) {
 	}
 	began := time.Now()
 	for _, repo := range r.repos {
-		last := r.different(repo)
+		last := r.different(ctx, repo)
 		for last != "" && time.Since(began) < r.Settle && sleep(ctx, 200*time.Millisecond) {
-			last = r.different(repo)
+			last = r.different(ctx, repo)
 		}
 		if last != "" {
 			r.history.anomaly("%v after the last fault: %s", r.Settle, last)
@@ -239,8 +276,8 @@ func (r *run) settle(ctx context.Context) {
 }
 
 // different says how the disks of two nodes differ, or "". It only looks at files.
-func (r *run) different(repo string) string {
-	log, err := r.journal(repo)
+func (r *run) different(ctx context.Context, repo string) string {
+	log, err := r.recorder.all(ctx, repo)
 	if err != nil {
 		return err.Error()
 	}
@@ -283,6 +320,9 @@ func (r *run) bare(dir string, args ...string) clustertest.Result {
 // close ends everything. The nodes' logs are kept beside the run's.
 func (r *run) close() error {
 	var err error
+	if r.journal != nil {
+		err = r.journal.Close()
+	}
 	if r.cluster != nil {
 		for _, n := range r.cluster.Nodes {
 			err = errors.Join(err, os.WriteFile(filepath.Join(r.Dir, n.Name+".log"), []byte(n.Log()), 0o600))

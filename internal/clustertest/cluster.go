@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gitcluster/internal/admin"
+	"gitcluster/internal/journal"
 )
 
 // A Cluster is nodes that run, or did. Its methods are for one goroutine; those
@@ -159,6 +160,15 @@ func (c *Cluster) Repository(t testing.TB, name string) map[string]string {
 		dirs[n.Name] = filepath.Join(n.Data, "repositories", id[:2], id+".git")
 	}
 	return dirs
+}
+
+// OpenJournal connects to the journal as a node would. The caller must Close it.
+func (c *Cluster) OpenJournal() (*journal.Client, error) {
+	var servers []string
+	for _, n := range c.Nodes {
+		servers = append(servers, n.client)
+	}
+	return journal.Dial(servers, filepath.Join(c.Nodes[0].Data, "tls"))
 }
 
 // Show returns what the first node that runs knows of a repository.

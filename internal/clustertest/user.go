@@ -43,12 +43,23 @@ type User struct {
 // AddUser makes a user with a key of its own and the given flags of "user add".
 func (c *Cluster) AddUser(t testing.TB, name string, flags ...string) *User {
 	t.Helper()
-	u := c.NewUser(t, name)
-	args := append([]string{"git-cluster", "user", "add", name, "--key", u.path("id.pub")}, flags...)
-	if err := c.Admin.Run("", args...).Err(); err != nil {
+	u, err := c.Enroll(name, flags...)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return u
+}
+
+// Enroll is AddUser where no test is at hand.
+func (c *Cluster) Enroll(name string, flags ...string) (*User, error) {
+	u, err := c.newUser(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.writeFiles(); err != nil {
+		return nil, err
+	}
+	return u, c.Admin.Run("", append([]string{"git-cluster", "user", "add", name, "--key", u.path("id.pub")}, flags...)...).Err()
 }
 
 // NewUser makes somebody with a key that the cluster does not know.
