@@ -31,7 +31,7 @@ type fault struct {
 func (f fault) String() string {
 	text := fmt.Sprintf("%s node%d", f.kind, f.node+1)
 	switch f.kind {
-	case "cut", "cut one way":
+	case "cut", "cut one way", "cut journal one way":
 		text += fmt.Sprintf(" node%d", f.other+1)
 	case "step":
 		text += " " + f.action + " at " + f.point
@@ -53,10 +53,13 @@ var kinds = []struct {
 	{"slow", 5, false}, // runs a tenth of the time
 	{"step", 34, false},
 	{"kill git", 8, false}, // one of the node's children alone
-	{"cut", 8, true},
-	{"cut one way", 6, true},
-	{"isolate", 8, true}, // from the other nodes
-	{"cut clients", 6, true},
+	{"cut", 6, true},
+	{"cut one way", 4, true},
+	{"isolate", 6, true},     // from the other nodes
+	{"cut journal", 6, true}, // from the other nodes' journal servers, and they from its own
+	{"cut journal one way", 3, true},
+	{"cut peers", 6, true}, // from the other nodes, but not from the journal
+	{"cut clients", 5, true},
 	{"full disk", 3, true},
 	{"wipe", 2, false},    // all replicas of a node are gone
 	{"restore", 2, false}, // and here there are older ones
@@ -144,7 +147,7 @@ func (i *injector) run(ctx context.Context, schedule []fault) error {
 func (i *injector) inject(ctx context.Context, f fault) error {
 	n := i.cluster.Nodes[f.node]
 	switch f.kind {
-	case "cut", "cut one way", "isolate", "cut clients":
+	case "cut", "cut one way", "isolate", "cut journal", "cut journal one way", "cut peers", "cut clients":
 		return i.cut(ctx, f)
 	case "kill two", "power cut":
 		return i.killSeveral(ctx, f)
@@ -195,33 +198,6 @@ func (i *injector) begin(f fault) {
 	i.history.mu.Lock()
 	i.history.faults++
 	i.history.mu.Unlock()
-}
-
-func (i *injector) cut(ctx context.Context, f fault) error {
-	name := func(k int) string { return i.cluster.Nodes[k%3].Name }
-	var pairs [][2]string
-	both := func(a, b string) { pairs = append(pairs, [2]string{a, b}, [2]string{b, a}) }
-	switch f.kind {
-	case "cut":
-		both(name(f.node), name(f.other))
-	case "cut one way":
-		pairs = [][2]string{{name(f.node), name(f.other)}}
-	case "isolate":
-		both(name(f.node), name(f.node+1))
-		both(name(f.node), name(f.node+2))
-	case "cut clients":
-		both(name(f.node), clustertest.Clients)
-	}
-	i.begin(f)
-	var err error
-	for _, p := range pairs {
-		err = errors.Join(err, i.links.Cut(p[0], p[1]))
-	}
-	sleep(ctx, 2*f.lasts)
-	for _, p := range pairs {
-		err = errors.Join(err, i.links.Heal(p[0], p[1]))
-	}
-	return err
 }
 
 func (i *injector) killSeveral(ctx context.Context, f fault) error {

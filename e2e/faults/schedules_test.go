@@ -97,13 +97,106 @@ func TestNegotiationWithWhatIsLeft(t *testing.T) {
 	}
 }
 
+// TestCutFromTheJournalAlone has a node whose journal server hears nothing of the
+// others, while the node itself does: it serves nobody, and it holds copies.
+func TestCutFromTheJournalAlone(t *testing.T) {
+	r := schedule(t)
+	k, ref := r.someone(t, "main")
+	cut, heal := r.severing(t, "cut journal")
+	cut()
+	head := k.make(t, "")
+	if o := k.pushOnce(ref, "", head, "ssh://node2/"+r.repos[0]); o.Changes[0].Outcome != done {
+		t.Fatalf("a push through another node: %s\n%s", o.Changes[0].Outcome, o.Said)
+	}
+	if got := k.user.Run("", "git", "ls-remote", "ssh://node1/"+r.repos[0]); !strings.Contains(got.Stderr, "the journal did not confirm") {
+		t.Errorf("a read without the journal: %v, %s", got.Err(), got.Stdout)
+	}
+	if !r.holds(t, r.cluster.Nodes[0], head) {
+		t.Error("the node took no copy, though the others reach it")
+	}
+	heal()
+	r.mustShow(t, k, ref, head)
+	r.mustBeSound(t)
+}
+
+// TestCutFromThePeersAlone has a node that hears of pushes and cannot fetch their
+// objects: it serves nobody what it had before.
+func TestCutFromThePeersAlone(t *testing.T) {
+	r := schedule(t)
+	k, ref := r.someone(t, "main")
+	first := k.make(t, "")
+	if o := k.pushOnce(ref, "", first, "ssh://node2/"+r.repos[0]); o.Changes[0].Outcome != done {
+		t.Fatal(o.Said)
+	}
+	r.mustShow(t, k, ref, first)
+	cut, heal := r.severing(t, "cut peers")
+	cut()
+	head := k.make(t, first)
+	if o := k.pushOnce(ref, first, head, "ssh://node2/"+r.repos[0]); o.Changes[0].Outcome != done {
+		t.Fatalf("a push through another node: %s\n%s", o.Changes[0].Outcome, o.Said)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if got := k.user.RunContext(ctx, "", "", "git", "ls-remote", "ssh://node1/"+r.repos[0]); got.Status == 0 {
+		t.Errorf("a read without the objects: %s", got.Stdout)
+	}
+	heal()
+	r.mustShow(t, k, ref, head)
+	r.mustBeSound(t)
+}
+
+// severing returns what makes a fault of the network happen to the first node, and
+// what heals it.
+func (r *run) severing(t *testing.T, kind string) (cut, heal func()) {
+	t.Helper()
+	if noLinks != nil {
+		t.Skip(noLinks)
+	}
+	i := &injector{cluster: r.cluster, links: r.links}
+	pairs, nets := i.severed(fault{kind: kind})
+	all := func(change func(from, to string, in ...clustertest.Net) error) func() {
+		return func() {
+			for _, p := range pairs {
+				if err := change(p[0], p[1], nets...); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	return all(r.links.Cut), all(r.links.Heal)
+}
+
+// holds reports whether a node's disk has a value with all it reaches.
+func (r *run) holds(t *testing.T, n *clustertest.Node, value string) bool {
+	t.Helper()
+	dir, err := r.dir(n, r.repos[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.bare(dir, "rev-list", "--objects", "--quiet", value).Status == 0
+}
+
+// mustShow waits until every node shows a value.
+func (r *run) mustShow(t *testing.T, k *client, ref, value string) {
+	t.Helper()
+	for _, n := range r.cluster.Nodes {
+		clustertest.Await(t, 30*time.Second, func() string {
+			got := k.user.Run("", "git", "ls-remote", "ssh://"+n.Name+"/"+r.repos[0], ref)
+			if strings.HasPrefix(got.Stdout, value) {
+				return ""
+			}
+			return fmt.Sprintf("%s shows %q, want %s: %s", n.Name, got.Stdout, value, got.Stderr)
+		})
+	}
+}
+
 // schedule is a cluster in which nothing goes wrong by itself.
 func schedule(t *testing.T) *run {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("the processes below a node are found in /proc")
 	}
-	r := &run{Settings: Settings{Repos: 1, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second}, history: &history{start: time.Now(), log: io.Discard}}
+	r := &run{Settings: Settings{Repos: 1, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second, Links: noLinks == nil}, history: &history{start: time.Now(), log: io.Discard}}
 	t.Cleanup(func() {
 		if err := r.close(); err != nil {
 			t.Error(err)

@@ -47,19 +47,18 @@ type life struct {
 
 // NewNode names a node and draws its addresses. It makes and starts nothing.
 func (c *Cluster) NewNode(name string) (*Node, error) {
-	where := c.net
+	var addrs []string
+	var err error
 	if c.links != nil {
-		if err := c.links.add(name); err != nil {
-			return nil, err
-		}
-		where = network{host: c.links.host(name), own: true}
+		addrs, err = c.links.add(name)
+	} else {
+		addrs, err = c.net.draw(4)
 	}
-	addrs, err := where.draw(4)
 	if err != nil {
 		return nil, err
 	}
 	return &Node{
-		Name: name, SSH: addrs[0], peer: addrs[1], client: addrs[2], HTTP: addrs[3],
+		Name: name, SSH: addrs[0], HTTP: addrs[1], peer: addrs[2], client: addrs[3],
 		Data: filepath.Join(c.dir, name), log: filepath.Join(c.dir, name+".log"), cluster: c, Env: slices.Clone(c.env),
 	}, nil
 }
@@ -223,28 +222,21 @@ func (n *Node) Status() (st admin.Status, err error) {
 // chance. On Linux every cluster has a loopback address of its own: a port of
 // 127.0.0.1 that a killed node leaves may become the near end of somebody's
 // connection before the node is started again.
-type network struct {
-	host string
-	own  bool // nobody else is there
-}
+type network struct{ host string }
 
 var networks atomic.Uint32
 
 func newNetwork() network {
 	if runtime.GOOS != "linux" {
-		return network{host: "127.0.0.1"}
+		return network{"127.0.0.1"}
 	}
 	pid := uint32(os.Getpid())
-	return network{host: fmt.Sprintf("127.%d.%d.%d", 64+pid>>8%128, pid%256, 1+networks.Add(1)%250)}
+	return network{fmt.Sprintf("127.%d.%d.%d", 64+pid>>8%128, pid%256, 1+networks.Add(1)%250)}
 }
 
 func (w network) draw(n int) ([]string, error) {
 	var all []string
-	for i := range n {
-		if w.own {
-			all = append(all, net.JoinHostPort(w.host, fmt.Sprint(2200+i)))
-			continue
-		}
+	for range n {
 		l, err := net.Listen("tcp", net.JoinHostPort(w.host, "0"))
 		if err != nil {
 			return nil, err
