@@ -28,6 +28,11 @@ func (r *run) check(ctx context.Context, sum *Summary) {
 		for _, a := range checkLog(log, len(r.cluster.Nodes)/2+1) {
 			h.anomaly("%s: %s", repo, a)
 		}
+		for ref, value := range log.refs() {
+			if few := r.last[repo].few(value); few != "" {
+				h.anomaly("%s: at the end %s, which is at %.8s, %s", repo, ref, value, few)
+			}
+		}
 		for _, p := range log {
 			for _, u := range p.Updates {
 				happened[key(repo, string(u.Ref), value(u.Old), value(u.New))] = true

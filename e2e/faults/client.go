@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,13 +22,12 @@ const operationLimit = 40 * time.Second
 // A client is somebody who reads and pushes, one operation after the other. What
 // it does next depends on its own random numbers and on what it has seen.
 type client struct {
-	number  int
-	random  *rand.Rand
-	user    *clustertest.User
-	nodes   []*clustertest.Node
-	history *history
-	refs    []string
-	done    int
+	*run
+	number int
+	random *rand.Rand
+	user   *clustertest.User
+	refs   []string
+	done   int
 
 	work map[string]string            // its own repository for each of the cluster's
 	seen map[string]map[string]string // of each repository the refs as it saw them last
@@ -37,12 +37,12 @@ type client struct {
 // sharedRefs are those that all clients push to. Some cannot be there together.
 var sharedRefs = []string{"refs/heads/main", "refs/heads/one", "refs/heads/two", "refs/heads/dir", "refs/heads/dir/below", "refs/tags/t"}
 
-func newClient(number int, seed uint64, u *clustertest.User, c *clustertest.Cluster, dir string, repos []string, h *history) (*client, error) {
-	k := &client{number: number, random: rand.New(rand.NewPCG(seed, uint64(number))), user: u, nodes: c.Nodes, history: h,
+func newClient(r *run, number int, u *clustertest.User) (*client, error) {
+	k := &client{run: r, number: number, random: rand.New(rand.NewPCG(r.Seed, uint64(number))), user: u,
 		refs: append(slices.Clone(sharedRefs), fmt.Sprintf("refs/heads/of%d", number)),
 		work: map[string]string{}, seen: map[string]map[string]string{}, own: map[string]bool{}}
-	for _, repo := range repos {
-		work := filepath.Join(dir, fmt.Sprintf("client%d-%s.git", number, filepath.Base(repo)))
+	for _, repo := range r.repos {
+		work := filepath.Join(r.folder, fmt.Sprintf("client%d-%s.git", number, filepath.Base(repo)))
 		if err := u.Run("", "git", "init", "-q", "--bare", work).Err(); err != nil {
 			return nil, err
 		}
@@ -51,13 +51,13 @@ func newClient(number int, seed uint64, u *clustertest.User, c *clustertest.Clus
 	return k, nil
 }
 
-// run works until the context ends; what is under way then is finished.
-func (k *client) run(ctx context.Context, repos []string) error {
+// live works until the context ends; what is under way then is finished.
+func (k *client) live(ctx context.Context) error {
 	for ctx.Err() == nil {
 		// All that is random is drawn first, whatever will come of it, so that a
 		// seed always leads to the same plan.
-		repo, draw, front := repos[k.random.IntN(len(repos))], k.random.IntN(100), k.random.IntN(100)
-		node := k.nodes[k.random.IntN(len(k.nodes))]
+		repo, draw, front := k.repos[k.random.IntN(len(k.repos))], k.random.IntN(100), k.random.IntN(100)
+		node := k.cluster.Nodes[k.random.IntN(len(k.cluster.Nodes))]
 		plan := rand.New(rand.NewPCG(k.random.Uint64(), k.random.Uint64()))
 		o := operation{Client: k.number, Number: k.done, Repo: repo, Address: "cluster::" + repo, Outcome: unknown}
 		k.done++
@@ -85,16 +85,20 @@ func (k *client) run(ctx context.Context, repos []string) error {
 	return nil
 }
 
-// git runs git as the operation wants it and notes its times.
-func (k *client) git(o *operation, limit time.Duration, dir string, args ...string) clustertest.Result {
+// git runs git as the operation wants it and notes its times. see, if not nil, is shown
+// what Git writes to stderr.
+func (k *client) git(o *operation, limit time.Duration, dir string, see func(string) bool, args ...string) clustertest.Result {
 	u := k.user
 	if o.Pinned != "" {
 		u = u.Via(o.Pinned)
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), limit, errors.New("the client gave up"))
+	if see != nil {
+		u = u.With("GIT_TRACE_PACKET=2")
+	}
+	ctx, cancel := context.WithTimeoutCause(k.clients, limit, errors.New("the client gave up"))
 	defer cancel()
 	o.Start = k.history.now()
-	r := u.RunContext(ctx, dir, "", append([]string{"git"}, args...)...)
+	r := u.Follow(ctx, dir, "", see, append([]string{"git"}, args...)...)
 	o.End = k.history.now()
 	o.Said = r.Stderr
 	return r
@@ -103,7 +107,7 @@ func (k *client) git(o *operation, limit time.Duration, dir string, args ...stri
 // list reads all refs.
 func (k *client) list(o operation) {
 	o.Kind = "list"
-	r := k.git(&o, operationLimit, k.work[o.Repo], "ls-remote", "--refs", o.Address)
+	r := k.git(&o, operationLimit, k.work[o.Repo], nil, "ls-remote", "--refs", o.Address)
 	if r.Status == 0 {
 		o.Outcome, o.Seen, o.Said = done, map[string]string{}, ""
 		for line := range strings.Lines(r.Stdout) {
@@ -131,7 +135,7 @@ func (k *client) fetch(o operation, plan *rand.Rand) error {
 		}
 	}
 	mine := fmt.Sprintf("refs/got/%d", o.Number)
-	r := k.git(&o, operationLimit, dir, "fetch", "-q", "--no-tags", o.Address, "+"+ref+":"+mine)
+	r := k.git(&o, operationLimit, dir, nil, "fetch", "-q", "--no-tags", o.Address, "+"+ref+":"+mine)
 	switch {
 	case r.Status == 0:
 		got := k.user.Run(dir, "git", "rev-parse", "--verify", mine)
@@ -180,6 +184,7 @@ func (k *client) push(o operation, plan *rand.Rand) error {
 			o.Changes = append(o.Changes, c)
 		}
 	}
+	looks := plan.IntN(100) < k.Looks
 	if plan.IntN(25) == 0 { // the client does not wait to the end
 		limit = time.Duration(20+plan.IntN(400)) * time.Millisecond
 	}
@@ -220,19 +225,39 @@ func (k *client) push(o operation, plan *rand.Rand) error {
 		k.list(operation{Client: o.Client, Number: o.Number, Repo: o.Repo, Address: o.Address, Pinned: o.Pinned, Outcome: unknown})
 		return nil
 	}
-	r := k.git(&o, limit, k.work[o.Repo], append(append(args, o.Address), specs...)...)
+	var see func(string) bool
+	var held *holding
+	if looks {
+		see = func(line string) bool {
+			if held == nil && okLine.MatchString(line) {
+				h := k.atOK(&o)
+				held = &h
+			}
+			return !strings.Contains(line, " packet: ")
+		}
+	}
+	r := k.git(&o, limit, k.work[o.Repo], see, append(append(args, o.Address), specs...)...)
 	k.judge(&o, r)
 	for _, c := range o.Changes {
 		if c.Why == "not sent" {
 			pause(200 * time.Millisecond)
 		}
-		if c.Outcome == done {
-			k.seen[o.Repo][c.Ref] = c.Value
+		if c.Outcome != done {
+			continue
+		}
+		k.seen[o.Repo][c.Ref] = c.Value
+		if held != nil && c.Value != "" {
+			if few := held.few(c.Value); few != "" {
+				k.history.anomaly("%s: client %d, operation %d: when %s to %.8s was acknowledged, it %s", o.Repo, o.Client, o.Number, c.Ref, c.Value, few)
+			}
 		}
 	}
 	k.history.add(o)
 	return nil
 }
+
+// okLine is what Git traces when it reads that a ref was accepted.
+var okLine = regexp.MustCompile(` packet: +(push|send-pack)< ok refs/`)
 
 // judge reads what git says of each ref.
 func (k *client) judge(o *operation, r clustertest.Result) {

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 // TestFaults is a short run. A failure names the seed, which leads to the same
 // plans again.
 func TestFaults(t *testing.T) {
-	s := Settings{Seed: uint64(time.Now().Unix()), For: 15 * time.Second, Clients: 4, Repos: 2}
+	s := Settings{Seed: uint64(time.Now().Unix()), For: 15 * time.Second, Clients: 4, Repos: 2, Looks: 20}
 	if text := os.Getenv("GIT_CLUSTER_TEST_SECONDS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
@@ -55,7 +55,7 @@ func TestBrokenEngines(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bin := programs(t, broken[name])
 			for seed := range uint64(6) {
-				sum := runFor(t, Settings{Seed: seed, For: 20 * time.Second, Clients: 4, Repos: 1, Bin: bin, Settle: 5 * time.Second})
+				sum := runFor(t, Settings{Seed: seed, For: 20 * time.Second, Clients: 4, Repos: 1, Looks: 100, Bin: bin, Settle: 5 * time.Second})
 				t.Log(sum)
 				if len(sum.Anomalies) > 0 {
 					t.Logf("found: %.300s", sum.Anomalies[0])

@@ -63,6 +63,44 @@ type history struct {
 	operations []operation
 	faults     int
 	anomalies  []string
+	wipes      []*wipe
+}
+
+// A wipe is a node's disk that is taken away: it holds nothing that was acknowledged
+// before the node runs again, and not everything before it is full again.
+type wipe struct {
+	node               string
+	from, runs, refill time.Duration
+}
+
+// wipe notes the beginning of one; it must not have taken place yet.
+func (h *history) wipe(node string) *wipe {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := &wipe{node, time.Since(h.start), forever, forever}
+	h.wipes = append(h.wipes, w)
+	return w
+}
+
+// ended notes the end of a part of a wipe.
+func (h *history) ended(part *time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	*part = time.Since(h.start)
+}
+
+// wiped counts the nodes whose disks may lack what was acknowledged at a moment or
+// later; with all, or long before.
+func (h *history) wiped(at time.Duration, all bool) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	nodes := map[string]bool{}
+	for _, w := range h.wipes {
+		if w.runs >= at || all && w.refill >= at {
+			nodes[w.node] = true
+		}
+	}
+	return len(nodes)
 }
 
 func (h *history) now() time.Duration { return time.Since(h.start) }

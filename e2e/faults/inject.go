@@ -104,8 +104,9 @@ type injector struct {
 	cluster *clustertest.Cluster
 	links   *clustertest.Links // or nil
 	history *history
-	older   string // where an older copy of a node's replicas is kept
-	disk    string // the small one that the third node's replicas are on, or ""
+	older   string        // where an older copy of a node's replicas is kept
+	disk    string        // the small one that the third node's replicas are on, or ""
+	looked  chan struct{} // closed when, after the end, faults may be undone
 	busy    []sync.Mutex
 	refill  func(ctx context.Context, node string) error // waits until a node has everything again
 	alone   sync.Mutex                                   // held by what must not happen to two nodes at once
@@ -115,7 +116,6 @@ type injector struct {
 // run makes the faults of the schedule until the context ends, and undoes all of
 // them.
 func (i *injector) run(ctx context.Context, schedule []fault) error {
-	i.busy, i.failed = make([]sync.Mutex, 3), make(chan error, 1)
 	slots := make(chan struct{}, 2)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -167,17 +167,19 @@ func (i *injector) inject(ctx context.Context, f fault) error {
 	switch f.kind {
 	case "kill":
 		n.Kill()
-		sleep(ctx, f.lasts)
+		i.wait(ctx, f.lasts)
 		return start(n)
 	case "pause":
-		err := n.Pause()
-		sleep(ctx, f.lasts)
-		return errors.Join(err, n.Resume())
+		release := n.Hold()
+		i.wait(ctx, f.lasts)
+		release()
+		return nil
 	case "slow":
 		for end := time.Now().Add(2 * f.lasts); time.Now().Before(end) && ctx.Err() == nil; {
-			if err := errors.Join(n.Pause(), pause(45*time.Millisecond), n.Resume(), pause(5*time.Millisecond)); err != nil {
-				return err
-			}
+			release := n.Hold()
+			pause(45 * time.Millisecond)
+			release()
+			pause(5 * time.Millisecond)
 		}
 		return nil
 	case "step":
@@ -216,7 +218,7 @@ func (i *injector) killSeveral(ctx context.Context, f fault) error {
 	for _, n := range down {
 		n.Kill()
 	}
-	sleep(ctx, f.lasts)
+	i.wait(ctx, f.lasts)
 	for _, n := range down {
 		if err := n.Launch(); err != nil {
 			return err
@@ -259,12 +261,12 @@ func (i *injector) step(ctx context.Context, f fault, n *clustertest.Node) error
 	switch f.action {
 	case failpoint.Kill:
 		n.Kill() // it did that itself; this waits for its end
-		sleep(ctx, f.lasts)
+		i.wait(ctx, f.lasts)
 		return start(n)
 	case failpoint.Stop:
-		sleep(ctx, f.lasts)
-		// The signal that stops it may still be on its way.
-		return errors.Join(pause(50*time.Millisecond), n.Resume())
+		release := n.Hold() // the signal that stops it may still be on its way
+		i.wait(ctx, f.lasts)
+		release()
 	}
 	return nil
 }
@@ -284,7 +286,7 @@ func (i *injector) fill(ctx context.Context, f fault, n *clustertest.Node) error
 			block = block[:len(block)/2]
 		}
 	}
-	sleep(ctx, 2*f.lasts)
+	i.wait(ctx, 2*f.lasts)
 	return os.Remove(filler)
 }
 
@@ -295,6 +297,7 @@ func (i *injector) wipe(ctx context.Context, f fault, n *clustertest.Node) error
 		return nil
 	}
 	defer i.alone.Unlock()
+	wipe := i.history.wipe(n.Name)
 	n.Kill()
 	replicas := filepath.Join(n.Data, "repositories")
 	older := filepath.Join(i.older, n.Name)
@@ -307,11 +310,27 @@ func (i *injector) wipe(ctx context.Context, f fault, n *clustertest.Node) error
 	if err := i.cluster.Admin.Run("", "sh", "-c", script, "sh", replicas, older).Err(); err != nil {
 		return err
 	}
-	sleep(ctx, f.lasts)
-	if err := start(n); err != nil {
+	i.wait(ctx, f.lasts)
+	if err := n.Launch(); err != nil {
 		return err
 	}
-	return i.refill(ctx, n.Name)
+	if err := n.AwaitReady(startLimit); err != nil {
+		return err
+	}
+	i.history.ended(&wipe.runs)
+	err := i.refill(ctx, n.Name)
+	if err == nil && ctx.Err() == nil {
+		i.history.ended(&wipe.refill)
+	}
+	return err
+}
+
+// wait lets a fault last. One that the end finds lasts until the disks have been
+// looked at.
+func (i *injector) wait(ctx context.Context, d time.Duration) {
+	if !sleep(ctx, d) {
+		<-i.looked
+	}
 }
 
 // sleep waits, and reports whether the context still goes on.
@@ -326,7 +345,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func pause(d time.Duration) error {
-	time.Sleep(d)
-	return nil
-}
+func pause(d time.Duration) { time.Sleep(d) }

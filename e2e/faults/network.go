@@ -15,7 +15,7 @@ func (i *injector) cut(ctx context.Context, f fault) error {
 	for _, p := range pairs {
 		err = errors.Join(err, i.links.Cut(p[0], p[1], nets...))
 	}
-	sleep(ctx, 2*f.lasts)
+	i.wait(ctx, 2*f.lasts)
 	for _, p := range pairs {
 		err = errors.Join(err, i.links.Heal(p[0], p[1], nets...))
 	}

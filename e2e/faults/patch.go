@@ -35,13 +35,15 @@ var points = []patch{
 	{"internal/journal/append.go", "r, err := txn()\n", "r, err := txn()\nif err == nil && r.Succeeded && failpoint.Hit(\"answer\") {\nr, err = nil, context.DeadlineExceeded\n}\n"},
 	// A peer has stored a copy and its answer is not sent.
 	hit("internal/engine/copies.go", "taken", "return e.Incarnation, r.fence()"),
+	// A catch-up lacks objects and has asked for none.
+	hit("internal/engine/fetch.go", "missed", "var failures []error\n\tfor _, device := range e.sources(newest) {"),
 	// A catch-up has the objects and not the refs; has the refs, and not its position.
 	hit("internal/engine/catchup.go", "fetched", "if err := write(ctx, r.repo, r.table, updates); err != nil {"),
 	hit("internal/engine/catchup.go", "replayed", "if r.table.Digest() != head.Digest {"),
 }
 
 // steps are the names of all points.
-var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "fetched", "replayed"}
+var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "missed", "fetched", "replayed"}
 
 // broken are engines that break a promise, by name.
 var broken = map[string][]patch{
@@ -57,6 +59,10 @@ var broken = map[string][]patch{
 	// Of several entries that were missed, the first one's value stays.
 	"out-of-order": {
 		{"internal/engine/catchup.go", "m.last[u.Ref] = u.New\n", "if _, there := m.last[u.Ref]; !there {\nm.last[u.Ref] = u.New\n}\n"},
+	},
+	// A copy is confirmed that was never stored.
+	"empty-copy": {
+		{"internal/engine/copies.go", "if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {", "if true {\nio.Copy(io.Discard, pack)\nreturn e.Incarnation, nil\n}\nif err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {"},
 	},
 	// Nobody else has the objects of a push.
 	"one-copy": {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"gitcluster/e2e/faults/failpoint"
@@ -29,6 +30,9 @@ type Settings struct {
 	Settle time.Duration
 	// Links has every node on a network of its own; the program must be enclosed.
 	Links bool
+	// Looks is of how many pushes in a hundred the disks are looked at in the moment
+	// of their "ok".
+	Looks int
 	// Only lists kinds of faults; none means all.
 	Only []string
 	// Bin is a folder with programs made by build.
@@ -75,6 +79,7 @@ func Run(ctx context.Context, s Settings) (sum Summary, err error) {
 	}
 	defer log.Close()
 	r := &run{Settings: s, history: &history{start: time.Now(), log: log}}
+	r.clients, r.stopClients = context.WithCancel(ctx)
 	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.open(ctx); err != nil {
 		return sum, err
@@ -103,6 +108,10 @@ type run struct {
 	ids      map[string]string // of the repositories
 	disk     string            // a small one with the third node's replicas, or ""
 	folder   string            // of the clients
+
+	clients     context.Context // ends with what clients do
+	stopClients context.CancelFunc
+	last        map[string]holding // by repository, when the faults were not yet healed
 }
 
 // open starts the cluster.
@@ -190,22 +199,24 @@ func (r *run) work(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if clients[i], err = newClient(i, r.Seed, user, r.cluster, r.folder, r.repos, r.history); err != nil {
+		if clients[i], err = newClient(r, i, user); err != nil {
 			return err
 		}
 	}
 	r.history.start = time.Now()
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, r.For)
 	defer cancel()
 	for _, k := range clients {
-		start(func() error { return k.run(ctx, r.repos) })
+		start(func() error { return k.live(ctx) })
 	}
 	start(func() error { r.recorder.follow(ctx); return nil })
+	i := r.injector()
 	schedule := draw(r.Seed, int(r.For/(300*time.Millisecond))+1, r.Links, r.Only)
 	if len(schedule) > 0 {
-		i := &injector{cluster: r.cluster, links: r.links, history: r.history, older: filepath.Join(r.folder, "older"), disk: r.disk, refill: r.refilled}
 		start(func() error { return i.run(ctx, schedule) })
 	}
+	start(func() error { <-ctx.Done(); return r.lastLook(whole, i) })
 	var err error
 	for range running {
 		if e := <-results; e != nil {
@@ -214,6 +225,11 @@ func (r *run) work(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+func (r *run) injector() *injector {
+	return &injector{cluster: r.cluster, links: r.links, history: r.history, older: filepath.Join(r.folder, "older"), disk: r.disk, refill: r.refilled,
+		looked: make(chan struct{}), busy: make([]sync.Mutex, 3), failed: make(chan error, 1)}
 }
 
 // user makes the user that a client is, with a token for HTTPS.
@@ -255,6 +271,11 @@ func (r *run) refilled(ctx context.Context, node string) error {
 func (r *run) settle(ctx context.Context) {
 	r.history.note("the faults are over")
 	for _, n := range r.cluster.Nodes {
+		if n.Running() {
+			if err := n.AwaitReady(startLimit); err != nil { // the last look may just have started it
+				r.history.anomaly("%v", err)
+			}
+		}
 		if !n.Running() {
 			r.history.anomaly("%s ended by itself", n.Name)
 			if err := start(n); err != nil {

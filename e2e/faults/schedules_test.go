@@ -196,7 +196,8 @@ func schedule(t *testing.T) *run {
 	if runtime.GOOS != "linux" {
 		t.Skip("the processes below a node are found in /proc")
 	}
-	r := &run{Settings: Settings{Repos: 1, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second, Links: noLinks == nil}, history: &history{start: time.Now(), log: io.Discard}}
+	r := &run{Settings: Settings{Repos: 1, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second, Links: noLinks == nil},
+		history: &history{start: time.Now(), log: io.Discard}, clients: t.Context()}
 	t.Cleanup(func() {
 		if err := r.close(); err != nil {
 			t.Error(err)
@@ -211,7 +212,7 @@ func schedule(t *testing.T) *run {
 // someone is a client of its own and a ref for it.
 func (r *run) someone(t *testing.T, name string) (*client, string) {
 	t.Helper()
-	k, err := newClient(0, 1, r.cluster.Admin, r.cluster, t.TempDir(), r.repos, r.history)
+	k, err := newClient(r, 0, r.cluster.Admin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +235,7 @@ func (k *client) make(t *testing.T, parent string) string {
 func (k *client) pushOnce(ref, was, value, address string) operation {
 	o := operation{Kind: "push", Address: address, Changes: []change{{Ref: ref, Was: was, WasKnown: true, Value: value}}}
 	for _, dir := range k.work {
-		k.judge(&o, k.git(&o, operationLimit, dir, "push", "--porcelain", address, value+":"+ref))
+		k.judge(&o, k.git(&o, operationLimit, dir, nil, "push", "--porcelain", address, value+":"+ref))
 	}
 	return o
 }

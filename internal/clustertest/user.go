@@ -261,6 +261,12 @@ func (u *User) Feed(dir, stdin string, args ...string) Result {
 
 // RunContext is Feed, ended with its process group when the context ends.
 func (u *User) RunContext(ctx context.Context, dir, stdin string, args ...string) Result {
+	return u.Follow(ctx, dir, stdin, nil, args...)
+}
+
+// Follow is RunContext that also shows each line of stderr to see, as soon as it has
+// come; one for which see returns false is left out of the result.
+func (u *User) Follow(ctx context.Context, dir, stdin string, see func(line string) bool, args ...string) Result {
 	if dir == "" {
 		dir = u.path("home")
 	}
@@ -270,12 +276,13 @@ func (u *User) RunContext(ctx context.Context, dir, stdin string, args ...string
 	if own := filepath.Join(u.cluster.Bin, words[0]); strings.HasPrefix(words[0], "git-") {
 		words[0] = own
 	}
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	stderr := lines{see: see}
 	start := time.Now()
 	r.err = new(gitexec.Runner).Run(ctx, gitcmd.Command{Args: words, Env: u.Environment(), Dir: dir},
 		gitexec.IO{Stdin: strings.NewReader(stdin), Stdout: &stdout, Stderr: &stderr})
 	r.Took = time.Since(start)
-	r.Stdout, r.Stderr = stdout.String(), stderr.String()
+	r.Stdout, r.Stderr = stdout.String(), stderr.kept.String()+string(stderr.rest)
 	var exit *gitexec.ExitError
 	switch {
 	case errors.As(r.err, &exit):
@@ -284,6 +291,30 @@ func (u *User) RunContext(ctx context.Context, dir, stdin string, args ...string
 		r.Status = -1
 	}
 	return r
+}
+
+// lines shows what is written to it line by line, and keeps what is wanted.
+type lines struct {
+	see  func(line string) bool // nil: keep everything
+	kept bytes.Buffer
+	rest []byte // of a line that has not ended
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	if l.see == nil {
+		return l.kept.Write(p)
+	}
+	l.rest = append(l.rest, p...)
+	for {
+		i := bytes.IndexByte(l.rest, '\n')
+		if i < 0 {
+			return len(p), nil
+		}
+		if line := l.rest[:i+1]; l.see(string(line)) {
+			l.kept.Write(line)
+		}
+		l.rest = l.rest[i+1:]
+	}
 }
 
 // Must runs a command that must succeed and returns what it printed, trimmed.
