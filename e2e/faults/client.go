@@ -300,8 +300,8 @@ func notSent(said string) bool {
 	has := func(signs ...string) bool {
 		return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(said, sign) })
 	}
-	return has("remote ref does not exist", "onnection refused", "did not confirm within", "dial tcp") &&
-		!has("disconnect", "hung up", "closed by", "reset by", "roken pipe")
+	return has("remote ref does not exist", "onnection refused", "did not confirm within", "dial tcp", "Failed to connect") &&
+		!has("disconnect", "hung up", "closed by", "reset by", "roken pipe", "RPC failed")
 }
 
 // commit makes a commit on top of parent, if the client has that, in the client's

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -35,43 +34,60 @@ func (f fault) String() string {
 		text += fmt.Sprintf(" node%d", f.other+1)
 	case "step":
 		text += " " + f.action + " at " + f.point
+		if f.losesPower() {
+			text += " with its power"
+		}
 	}
 	return fmt.Sprintf("%s, %v", text, f.lasts.Round(time.Millisecond))
 }
 
-// kinds are the faults and how often each is drawn. Those that need links are left
-// out where there are none.
+// losesPower reports whether a node that is killed at a step also loses what it has not
+// synced.
+func (f fault) losesPower() bool { return f.action == failpoint.Kill && f.choice%2 == 0 }
+
+// means is what a fault needs that not every machine has.
+type means int
+
+const (
+	nothing means = iota
+	links         // between the nodes, each a machine of its own as far as the network goes
+	preload       // a library that the Git processes of a node load
+)
+
+// kinds are the faults and how often each is drawn.
 var kinds = []struct {
 	name   string
 	weight int
-	links  bool
+	needs  means
 }{
-	{"kill", 10, false},
-	{"kill two", 2, false},
-	{"power cut", 2, false}, // of all
-	{"pause", 8, false},
-	{"slow", 5, false}, // runs a tenth of the time
-	{"step", 34, false},
-	{"kill git", 8, false}, // one of the node's children alone
-	{"cut", 6, true},
-	{"cut one way", 4, true},
-	{"isolate", 6, true},     // from the other nodes
-	{"cut journal", 6, true}, // from the other nodes' journal servers, and they from its own
-	{"cut journal one way", 3, true},
-	{"cut peers", 6, true}, // from the other nodes, but not from the journal
-	{"cut clients", 5, true},
-	{"full disk", 3, true},
-	{"wipe", 2, false},    // all replicas of a node are gone
-	{"restore", 2, false}, // and here there are older ones
+	{"kill", 8, nothing},
+	{"kill two", 2, nothing},
+	{"power cut", 2, nothing}, // of all
+	{"power loss", 5, preload},
+	{"pause", 8, nothing},
+	{"slow", 5, nothing}, // runs a tenth of the time
+	{"slow disk", 7, preload},
+	{"step", 34, nothing},
+	{"kill git", 8, nothing}, // one of the node's children alone
+	{"cut", 6, links},
+	{"cut one way", 4, links},
+	{"isolate", 6, links},     // from the other nodes
+	{"cut journal", 6, links}, // from the other nodes' journal servers, and they from its own
+	{"cut journal one way", 3, links},
+	{"cut peers", 6, links}, // from the other nodes, but not from the journal
+	{"cut clients", 5, links},
+	{"full disk", 3, links},
+	{"wipe", 2, nothing},    // all replicas of a node are gone
+	{"restore", 2, nothing}, // and here there are older ones
 }
 
-// draw makes the schedule of a run: n faults of the kinds in only, or of all that
-// there can be.
-func draw(seed uint64, n int, links bool, only []string) []fault {
+// draw makes the schedule of a run: n faults of the kinds in only, or of all for which
+// there are means.
+func draw(seed uint64, n int, has []means, only []string) []fault {
 	random := rand.New(rand.NewPCG(seed, 1<<32))
 	var names []string
 	for _, k := range kinds {
-		if (links || !k.links) && (len(only) == 0 || slices.Contains(only, k.name)) {
+		if slices.Contains(has, k.needs) && (len(only) == 0 || slices.Contains(only, k.name)) {
 			names = append(names, slices.Repeat([]string{k.name}, k.weight)...)
 		}
 	}
@@ -104,9 +120,10 @@ type injector struct {
 	cluster *clustertest.Cluster
 	links   *clustertest.Links // or nil
 	history *history
-	older   string        // where an older copy of a node's replicas is kept
-	disk    string        // the small one that the third node's replicas are on, or ""
-	looked  chan struct{} // closed when, after the end, faults may be undone
+	states  map[string]string // by node: what its disk remembers, where it does
+	older   string            // where an older copy of a node's replicas is kept
+	disk    string            // the small one that the third node's replicas are on, or ""
+	looked  chan struct{}     // closed when, after the end, faults may be undone
 	busy    []sync.Mutex
 	refill  func(ctx context.Context, node string) error // waits until a node has everything again
 	alone   sync.Mutex                                   // held by what must not happen to two nodes at once
@@ -187,6 +204,12 @@ func (i *injector) inject(ctx context.Context, f fault) error {
 	case "kill git":
 		i.killChild(f, n)
 		return nil
+	case "slow disk":
+		return i.slowDisk(ctx, f, n)
+	case "power loss":
+		n.Kill()
+		i.wait(ctx, f.lasts)
+		return errors.Join(i.losePower(f, n), start(n))
 	case "full disk":
 		return i.fill(ctx, f, n)
 	case "wipe", "restore":
@@ -220,6 +243,11 @@ func (i *injector) killSeveral(ctx context.Context, f fault) error {
 	}
 	i.wait(ctx, f.lasts)
 	for _, n := range down {
+		if f.kind == "power cut" {
+			if err := i.losePower(f, n); err != nil {
+				return err
+			}
+		}
 		if err := n.Launch(); err != nil {
 			return err
 		}
@@ -262,6 +290,11 @@ func (i *injector) step(ctx context.Context, f fault, n *clustertest.Node) error
 	case failpoint.Kill:
 		n.Kill() // it did that itself; this waits for its end
 		i.wait(ctx, f.lasts)
+		if f.losesPower() {
+			if err := i.losePower(f, n); err != nil {
+				return err
+			}
+		}
 		return start(n)
 	case failpoint.Stop:
 		release := n.Hold() // the signal that stops it may still be on its way
@@ -272,58 +305,6 @@ func (i *injector) step(ctx context.Context, f fault, n *clustertest.Node) error
 }
 
 func armed(n *clustertest.Node) string { return n.Data + ".failpoint" }
-
-// fill leaves no room on the disk with the node's replicas.
-func (i *injector) fill(ctx context.Context, f fault, n *clustertest.Node) error {
-	filler := filepath.Join(i.disk, "filler")
-	file, err := os.Create(filler)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	for block := make([]byte, 1<<20); len(block) > 0; {
-		if _, err := file.Write(block); err != nil {
-			block = block[:len(block)/2]
-		}
-	}
-	i.wait(ctx, 2*f.lasts)
-	return os.Remove(filler)
-}
-
-// wipe takes all replicas of a node away, or puts older ones in their place. The
-// node gets them back by itself; until it has, no other loses its own.
-func (i *injector) wipe(ctx context.Context, f fault, n *clustertest.Node) error {
-	if !i.alone.TryLock() {
-		return nil
-	}
-	defer i.alone.Unlock()
-	wipe := i.history.wipe(n.Name)
-	n.Kill()
-	replicas := filepath.Join(n.Data, "repositories")
-	older := filepath.Join(i.older, n.Name)
-	script := `find "$1/" -mindepth 1 -delete`
-	if f.kind == "restore" {
-		// What is there now is what the next time is older.
-		script = `mkdir -p "$2/new" && cp -a "$1/." "$2/new" && find "$1/" -mindepth 1 -delete &&
-			if [ -d "$2/old" ]; then cp -a "$2/old/." "$1/"; fi && rm -rf "$2/old" && mv "$2/new" "$2/old"`
-	}
-	if err := i.cluster.Admin.Run("", "sh", "-c", script, "sh", replicas, older).Err(); err != nil {
-		return err
-	}
-	i.wait(ctx, f.lasts)
-	if err := n.Launch(); err != nil {
-		return err
-	}
-	if err := n.AwaitReady(startLimit); err != nil {
-		return err
-	}
-	i.history.ended(&wipe.runs)
-	err := i.refill(ctx, n.Name)
-	if err == nil && ctx.Err() == nil {
-		i.history.ended(&wipe.refill)
-	}
-	return err
-}
 
 // wait lets a fault last. One that the end finds lasts until the disks have been
 // looked at.

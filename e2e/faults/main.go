@@ -58,7 +58,7 @@ func main() {
 	}
 	s.Links = err == nil
 	if s.Bin, err = os.MkdirTemp("", "faults-bin-"); err == nil {
-		err = build(ctx, s.Bin, slices.Concat(points, broken[*wrong]))
+		err = build(ctx, s.Bin, slices.Concat(points, disks, broken[*wrong]))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -7,10 +7,14 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
+	"gitcluster/e2e/faults/disk"
 	"gitcluster/internal/clustertest"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
 )
 
 // A fault run needs nodes that can be stopped in the middle of their code, and its
@@ -42,6 +46,18 @@ var points = []patch{
 	hit("internal/engine/catchup.go", "replayed", "if r.table.Digest() != head.Digest {"),
 }
 
+// disks are where a node syncs what it has written, so that a disk can be slow and can
+// lose what was not synced.
+var disks = []patch{
+	{"internal/repository/sync.go", "return f.Sync()", "return disk.Sync(f)"},
+	{"internal/repository/syncfs_linux.go", `return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))`,
+		`return disk.SyncFS(f, func() error { return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))) })`},
+	{"internal/durable/durable.go", "if err := f.Sync(); err != nil {", "if err := disk.Sync(f); err != nil {"},
+	{"internal/durable/durable.go", "return f.Sync()", "return disk.Sync(f)"},
+	// A Git process's are in a library that it loads.
+	{"internal/gitexec/gitexec.go", "p.cmd.Env, p.cmd.Dir = c.Env, c.Dir", "p.cmd.Env, p.cmd.Dir = disk.Environment(c.Env), c.Dir"},
+}
+
 // steps are the names of all points.
 var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "missed", "fetched", "replayed"}
 
@@ -64,13 +80,19 @@ var broken = map[string][]patch{
 	"empty-copy": {
 		{"internal/engine/copies.go", "if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {", "if true {\nio.Copy(io.Discard, pack)\nreturn e.Incarnation, nil\n}\nif err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {"},
 	},
+	// Names of files are not synced.
+	"nameless": {
+		{"internal/repository/sync.go", "func syncPath(path string) error {\n", "func syncPath(path string) error {\nreturn nil\n"},
+		{"internal/durable/durable.go", "func SyncDir(dir string) error {\n", "func SyncDir(dir string) error {\nreturn nil\n"},
+	},
 	// Nobody else has the objects of a push.
 	"one-copy": {
 		{"internal/engine/copies.go", "p.need = (len(peers)+1)/2 + 1", "p.need = 1"},
 	},
 }
 
-// build compiles the module's programs with patches into dir.
+// build compiles the module's programs with patches into dir, and what their Git
+// processes load.
 func build(ctx context.Context, dir string, patches []patch) error {
 	root, err := clustertest.ModuleRoot()
 	if err != nil {
@@ -94,8 +116,10 @@ func build(ctx context.Context, dir string, patches []patch) error {
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for i, file := range slices.Sorted(maps.Keys(texts)) {
 		text := texts[file]
-		if strings.Contains(text, "failpoint.") {
-			text = strings.Replace(text, imports, imports+"\t\"gitcluster/e2e/faults/failpoint\"\n", 1)
+		for _, helper := range []string{"failpoint", "disk"} {
+			if regexp.MustCompile(`\b` + helper + `\.[A-Z]`).MatchString(text) {
+				text = strings.Replace(text, imports, imports+"\t\"gitcluster/e2e/faults/"+helper+"\"\n", 1)
+			}
 		}
 		copied := filepath.Join(dir, fmt.Sprintf("patched%d.go", i))
 		if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
@@ -111,5 +135,26 @@ func build(ctx context.Context, dir string, patches []patch) error {
 	if err := os.WriteFile(list, data, 0o600); err != nil {
 		return err
 	}
-	return clustertest.Build(ctx, dir, "-overlay", list)
+	if err := clustertest.Build(ctx, dir, "-overlay", list); err != nil {
+		return err
+	}
+	return compile(ctx, dir)
+}
+
+// library is what compile makes.
+func library(dir string) string { return filepath.Join(dir, "preload.so") }
+
+// compile makes the library that Git processes load. Without a compiler for C there is
+// none, and no fault of disks.
+func compile(ctx context.Context, dir string) error {
+	cc, err := gitexec.Find("cc")
+	if err != nil {
+		return nil
+	}
+	source := filepath.Join(dir, "preload.c")
+	if err := os.WriteFile(source, []byte(disk.Source), 0o600); err != nil {
+		return err
+	}
+	c := gitcmd.Command{Args: []string{cc, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library(dir), source}, Env: os.Environ()}
+	return new(gitexec.Runner).Run(ctx, c, gitexec.IO{})
 }

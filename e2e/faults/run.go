@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"gitcluster/e2e/faults/disk"
 	"gitcluster/e2e/faults/failpoint"
 	"gitcluster/internal/admin"
 	"gitcluster/internal/clustertest"
@@ -107,6 +108,7 @@ type run struct {
 	repos    []string
 	ids      map[string]string // of the repositories
 	disk     string            // a small one with the third node's replicas, or ""
+	states   map[string]string // by node: what its disk remembers
 	folder   string            // of the clients
 
 	clients     context.Context // ends with what clients do
@@ -136,6 +138,9 @@ func (r *run) open(ctx context.Context) (err error) {
 			if err := r.smallDisk(n); err != nil {
 				return err
 			}
+		}
+		if err := r.remember(n); err != nil {
+			return err
 		}
 	}
 	for _, n := range r.cluster.Nodes {
@@ -185,6 +190,37 @@ func (r *run) smallDisk(n *clustertest.Node) error {
 		"sh", r.disk, filepath.Join(n.Data, "repositories")).Err()
 }
 
+// remember has the disk of a node that is down know from now on what was synced, if
+// there is a library for its Git processes.
+func (r *run) remember(n *clustertest.Node) error {
+	if _, err := os.Stat(library(r.Bin)); err != nil {
+		return nil
+	}
+	replicas, err := filepath.EvalSymlinks(filepath.Join(n.Data, "repositories"))
+	if err != nil {
+		return err
+	}
+	state := filepath.Join(filepath.Dir(replicas), "fault-disk")
+	if r.states == nil {
+		r.states = map[string]string{}
+	}
+	r.states[n.Name] = state
+	n.Env = append(n.Env, disk.EnvState+"="+state, disk.EnvLibrary+"="+library(r.Bin))
+	return errors.Join(awaitWriters(n), disk.Trust(state))
+}
+
+// has is what this machine can do.
+func (r *run) has() []means {
+	all := []means{nothing}
+	if r.Links {
+		all = append(all, links)
+	}
+	if r.states != nil {
+		all = append(all, preload)
+	}
+	return all
+}
+
 // work lets clients and faults go on for as long as was asked.
 func (r *run) work(ctx context.Context) error {
 	results := make(chan error)
@@ -212,7 +248,7 @@ func (r *run) work(ctx context.Context) error {
 	}
 	start(func() error { r.recorder.follow(ctx); return nil })
 	i := r.injector()
-	schedule := draw(r.Seed, int(r.For/(300*time.Millisecond))+1, r.Links, r.Only)
+	schedule := draw(r.Seed, int(r.For/(300*time.Millisecond))+1, r.has(), r.Only)
 	if len(schedule) > 0 {
 		start(func() error { return i.run(ctx, schedule) })
 	}
@@ -228,7 +264,7 @@ func (r *run) work(ctx context.Context) error {
 }
 
 func (r *run) injector() *injector {
-	return &injector{cluster: r.cluster, links: r.links, history: r.history, older: filepath.Join(r.folder, "older"), disk: r.disk, refill: r.refilled,
+	return &injector{cluster: r.cluster, links: r.links, history: r.history, states: r.states, older: filepath.Join(r.folder, "older"), disk: r.disk, refill: r.refilled,
 		looked: make(chan struct{}), busy: make([]sync.Mutex, 3), failed: make(chan error, 1)}
 }
 

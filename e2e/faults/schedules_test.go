@@ -145,6 +145,59 @@ func TestCutFromThePeersAlone(t *testing.T) {
 	r.mustBeSound(t)
 }
 
+// TestPowerLossAfterOK takes the power of all nodes in the moment a client reads "ok",
+// and with it all that they have not synced: names that are only in a directory, and
+// contents that are only in a name. The push is whole on a majority of the disks, and
+// everybody shows it.
+func TestPowerLossAfterOK(t *testing.T) {
+	r := schedule(t)
+	if r.states == nil {
+		t.Skip("there is no compiler for C")
+	}
+	k, main := r.someone(t, "main")
+	dir, below := "refs/heads/dir", "refs/heads/dir/below"
+	one := k.make(t, "")
+	two, three := k.make(t, one), k.make(t, one)
+	for i, step := range []struct{ ref, was, value string }{
+		{main, "", one}, {below, "", two}, {main, one, three}, {below, two, ""}, {dir, "", two}, {main, three, two},
+	} {
+		o := operation{Kind: "push", Repo: r.repos[0], Changes: []change{{Ref: step.ref, Was: step.was, WasKnown: true, Value: step.value}}}
+		cut := false
+		k.git(&o, operationLimit, k.work[o.Repo], func(line string) bool {
+			if !cut && okLine.MatchString(line) {
+				cut = true
+				for _, n := range r.cluster.Nodes {
+					n.Kill()
+				}
+			}
+			return !strings.Contains(line, " packet: ")
+		}, "push", "ssh://"+r.cluster.Nodes[i%3].Name+"/"+o.Repo, "+"+step.value+":"+step.ref)
+		if !cut {
+			t.Fatalf("%v: there was no ok:\n%s", step, o.Said)
+		}
+		for _, n := range r.cluster.Nodes {
+			if err := r.injector().losePower(fault{choice: uint64(i)}, n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if on := r.whole(o.Repo, []string{step.value}); step.value != "" && len(on[step.value]) < 2 {
+			t.Errorf("%v: after the power loss it is whole on the disks of %v", step, on[step.value])
+		}
+		for _, n := range r.cluster.Nodes {
+			if err := n.Launch(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, n := range r.cluster.Nodes {
+			if err := n.AwaitReady(startLimit); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.mustShow(t, k, step.ref, step.value)
+	}
+	r.mustBeSound(t)
+}
+
 // severing returns what makes a fault of the network happen to the first node, and
 // what heals it.
 func (r *run) severing(t *testing.T, kind string) (cut, heal func()) {
@@ -182,7 +235,7 @@ func (r *run) mustShow(t *testing.T, k *client, ref, value string) {
 	for _, n := range r.cluster.Nodes {
 		clustertest.Await(t, 30*time.Second, func() string {
 			got := k.user.Run("", "git", "ls-remote", "ssh://"+n.Name+"/"+r.repos[0], ref)
-			if strings.HasPrefix(got.Stdout, value) {
+			if got.Status == 0 && strings.HasPrefix(got.Stdout, value) && (value != "" || got.Stdout == "") {
 				return ""
 			}
 			return fmt.Sprintf("%s shows %q, want %s: %s", n.Name, got.Stdout, value, got.Stderr)
