@@ -71,15 +71,22 @@ func TestBrokenEngines(t *testing.T) {
 func programs(t *testing.T, wrong []patch) string {
 	t.Helper()
 	bin := t.TempDir()
-	if err := build(t.Context(), bin, slices.Concat(points, disks, wrong)); err != nil {
+	patches := slices.Concat(points, disks, wrong)
+	if isDeep {
+		patches = append(patches, deep...)
+	}
+	if err := build(t.Context(), bin, patches); err != nil {
 		t.Fatal(err)
 	}
 	return bin
 }
 
+// isDeep says that clocks are to jump, too. Everything is compiled anew for that.
+var isDeep = os.Getenv("GIT_CLUSTER_TEST_DEEP") != ""
+
 func runFor(t *testing.T, s Settings) Summary {
 	t.Helper()
-	s.Links, s.Dir = noLinks == nil, t.TempDir()
+	s.Links, s.Deep, s.Dir = noLinks == nil, isDeep, t.TempDir()
 	if noLinks != nil {
 		t.Logf("without faults of the network and full disks: %v", noLinks)
 	}
@@ -92,7 +99,7 @@ func runFor(t *testing.T, s Settings) Summary {
 
 // TestSeed holds that a seed always leads to the same faults.
 func TestSeed(t *testing.T) {
-	has := []means{nothing, links, preload}
+	has := []means{nothing, links, preload, clocks}
 	if !slices.Equal(draw(5, 500, has, nil), draw(5, 500, has, nil)) || slices.Equal(draw(5, 500, has, nil), draw(6, 500, has, nil)) {
 		t.Error("a schedule depends on something else than its seed")
 	}

@@ -32,6 +32,8 @@ func (f fault) String() string {
 	switch f.kind {
 	case "cut", "cut one way", "cut journal one way":
 		text += fmt.Sprintf(" node%d", f.other+1)
+	case "clock jump":
+		text += fmt.Sprintf(" by %v", f.jumps())
 	case "step":
 		text += " " + f.action + " at " + f.point
 		if f.losesPower() {
@@ -52,6 +54,7 @@ const (
 	nothing means = iota
 	links         // between the nodes, each a machine of its own as far as the network goes
 	preload       // a library that the Git processes of a node load
+	clocks        // of nodes that can be set
 )
 
 // kinds are the faults and how often each is drawn.
@@ -67,6 +70,7 @@ var kinds = []struct {
 	{"pause", 8, nothing},
 	{"slow", 5, nothing}, // runs a tenth of the time
 	{"slow disk", 7, preload},
+	{"clock jump", 6, clocks},
 	{"step", 34, nothing},
 	{"kill git", 8, nothing}, // one of the node's children alone
 	{"cut", 6, links},
@@ -204,6 +208,8 @@ func (i *injector) inject(ctx context.Context, f fault) error {
 	case "kill git":
 		i.killChild(f, n)
 		return nil
+	case "clock jump":
+		return i.jump(ctx, f, n)
 	case "slow disk":
 		return i.slowDisk(ctx, f, n)
 	case "power loss":

@@ -37,6 +37,7 @@ func main() {
 	wrong := flag.String("break", "", fmt.Sprintf("break the engine on purpose: %v", slices.Sorted(maps.Keys(broken))))
 	flag.IntVar(&s.Looks, "looks", 20, "of how many pushes in a hundred the disks are looked at in the moment of \"ok\"")
 	only := flag.String("only", "", "kinds of faults, separated by commas (default: all)")
+	shallow := flag.Bool("shallow", false, "leave the standard library as it is: no clock jumps, and no slow disk of the journal; saves minutes the first time")
 	keep := flag.String("logs", "", "folder to leave the logs in (default: only those of a run that found something)")
 	flag.Parse()
 	s.For = time.Duration(*minutes * float64(time.Minute))
@@ -58,7 +59,11 @@ func main() {
 	}
 	s.Links = err == nil
 	if s.Bin, err = os.MkdirTemp("", "faults-bin-"); err == nil {
-		err = build(ctx, s.Bin, slices.Concat(points, disks, broken[*wrong]))
+		patches := slices.Concat(points, disks, broken[*wrong])
+		if s.Deep = !*shallow; s.Deep {
+			patches = append(patches, deep...)
+		}
+		err = build(ctx, s.Bin, patches)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -22,7 +22,8 @@ import (
 // should know of: their source is changed for these builds alone, through the Go
 // command's overlay. A change whose place is gone is an error.
 
-// A patch replaces one piece of a source file, which must be there exactly once.
+// A patch replaces one piece of a source file, which must be there exactly once, or
+// where there is nothing to replace is a file of its own.
 type patch struct{ file, old, new string }
 
 const imports = "import (\n"
@@ -94,15 +95,19 @@ var broken = map[string][]patch{
 // build compiles the module's programs with patches into dir, and what their Git
 // processes load.
 func build(ctx context.Context, dir string, patches []patch) error {
-	root, err := clustertest.ModuleRoot()
-	if err != nil {
-		return err
-	}
-	texts := map[string]string{}
+	texts := map[string]string{} // by path
 	for _, p := range patches {
-		text, ok := texts[p.file]
+		path, err := source(ctx, p.file)
+		if err != nil {
+			return err
+		}
+		if p.old == "" { // a file of its own
+			texts[path] = p.new
+			continue
+		}
+		text, ok := texts[path]
 		if !ok {
-			data, err := os.ReadFile(filepath.Join(root, p.file))
+			data, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
@@ -111,11 +116,11 @@ func build(ctx context.Context, dir string, patches []patch) error {
 		if n := strings.Count(text, p.old); n != 1 {
 			return fmt.Errorf("%s has %d times what is to be replaced: %q", p.file, n, p.old)
 		}
-		texts[p.file] = strings.Replace(text, p.old, p.new, 1)
+		texts[path] = strings.Replace(text, p.old, p.new, 1)
 	}
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
-	for i, file := range slices.Sorted(maps.Keys(texts)) {
-		text := texts[file]
+	for i, path := range slices.Sorted(maps.Keys(texts)) {
+		text := texts[path]
 		for _, helper := range []string{"failpoint", "disk"} {
 			if regexp.MustCompile(`\b` + helper + `\.[A-Z]`).MatchString(text) {
 				text = strings.Replace(text, imports, imports+"\t\"gitcluster/e2e/faults/"+helper+"\"\n", 1)
@@ -125,7 +130,7 @@ func build(ctx context.Context, dir string, patches []patch) error {
 		if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
 			return err
 		}
-		overlay.Replace[filepath.Join(root, file)] = copied
+		overlay.Replace[path] = copied
 	}
 	data, err := json.Marshal(overlay)
 	if err != nil {

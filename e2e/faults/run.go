@@ -36,8 +36,10 @@ type Settings struct {
 	Looks int
 	// Only lists kinds of faults; none means all.
 	Only []string
-	// Bin is a folder with programs made by build.
-	Bin string
+	// Bin is a folder with programs made by build, and Deep says that they are with the
+	// deep patches.
+	Bin  string
+	Deep bool
 	// Dir is where the run leaves its log, and the nodes'.
 	Dir string
 }
@@ -133,6 +135,12 @@ func (r *run) open(ctx context.Context) (err error) {
 	}
 	for _, n := range r.cluster.Nodes {
 		n.Env = append(n.Env, failpoint.Env+"="+armed(n))
+		if r.Deep {
+			n.Env = append(n.Env, envClock+"="+clock(n))
+			if err := setClock(n, 0); err != nil {
+				return err
+			}
+		}
 		n.Kill()
 		if r.Links && n == r.cluster.Nodes[2] {
 			if err := r.smallDisk(n); err != nil {
@@ -217,6 +225,9 @@ func (r *run) has() []means {
 	}
 	if r.states != nil {
 		all = append(all, preload)
+	}
+	if r.Deep {
+		all = append(all, clocks)
 	}
 	return all
 }
