@@ -26,6 +26,7 @@ type client struct {
 	number int
 	random *rand.Rand
 	user   *clustertest.User
+	token  string
 	refs   []string
 	done   int
 
@@ -37,9 +38,9 @@ type client struct {
 // sharedRefs are those that all clients push to. Some cannot be there together.
 var sharedRefs = []string{"refs/heads/main", "refs/heads/one", "refs/heads/two", "refs/heads/dir", "refs/heads/dir/below", "refs/tags/t"}
 
-func newClient(r *run, number int, u *clustertest.User) (*client, error) {
-	k := &client{run: r, number: number, random: rand.New(rand.NewPCG(r.Seed, uint64(number))), user: u,
-		refs: append(slices.Clone(sharedRefs), fmt.Sprintf("refs/heads/of%d", number)),
+func newClient(r *run, number int, u *clustertest.User, token string) (*client, error) {
+	k := &client{run: r, number: number, random: rand.New(rand.NewPCG(r.Seed, uint64(number))), user: u, token: token,
+		refs: append(slices.Clone(sharedRefs), ownRef(number)),
 		work: map[string]string{}, seen: map[string]map[string]string{}, own: map[string]bool{}}
 	for _, repo := range r.repos {
 		work := filepath.Join(r.folder, fmt.Sprintf("client%d-%s.git", number, filepath.Base(repo)))
@@ -51,29 +52,28 @@ func newClient(r *run, number int, u *clustertest.User) (*client, error) {
 	return k, nil
 }
 
+// ownRef is the branch that one client alone pushes to.
+func ownRef(client int) string { return fmt.Sprintf("refs/heads/of%d", client) }
+
 // live works until the context ends; what is under way then is finished.
 func (k *client) live(ctx context.Context) error {
 	for ctx.Err() == nil {
 		// All that is random is drawn first, whatever will come of it, so that a
 		// seed always leads to the same plan.
-		repo, draw, front := k.repos[k.random.IntN(len(k.repos))], k.random.IntN(100), k.random.IntN(100)
+		repo, draw := k.repos[k.random.IntN(len(k.repos))], k.random.IntN(100)
+		front := chooseFront(k.random, draw < reads, k.sshds != nil)
 		node := k.cluster.Nodes[k.random.IntN(len(k.cluster.Nodes))]
 		plan := rand.New(rand.NewPCG(k.random.Uint64(), k.random.Uint64()))
-		o := operation{Client: k.number, Number: k.done, Repo: repo, Address: "cluster::" + repo, Outcome: unknown}
+		o := operation{Client: k.number, Number: k.done, Repo: repo, Outcome: unknown}
+		k.through(&o, front, node)
 		k.done++
-		switch {
-		case front < 35:
-			o.Pinned = node.Name
-		case front < 60:
-			o.Address = "ssh://" + node.Name + "/" + repo
-		case front < 85:
-			o.Address = node.URL(repo)
-		}
 		var err error
 		switch {
-		case draw < 38:
+		case front == conduit, front == pages:
+			k.look(o)
+		case draw < lists:
 			k.list(o)
-		case draw < 48:
+		case draw < reads:
 			err = k.fetch(o, plan)
 		default:
 			err = k.push(o, plan)
@@ -84,6 +84,12 @@ func (k *client) live(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Of a hundred operations, how many list refs, and how many read at all.
+const lists, reads = 40, 50
+
+// failurePause keeps a client from asking a node again at once that is away.
+const failurePause = 200 * time.Millisecond
 
 // git runs git as the operation wants it and notes its times. see, if not nil, is shown
 // what Git writes to stderr.
@@ -118,7 +124,7 @@ func (k *client) list(o operation) {
 	}
 	k.history.add(o)
 	if o.Outcome != done {
-		pause(200 * time.Millisecond) // a node that is away says so at once
+		pause(failurePause)
 	}
 }
 
@@ -193,7 +199,7 @@ func (k *client) push(o operation, plan *rand.Rand) error {
 		size = 200_000
 	}
 	if plan.IntN(2) == 0 {
-		k.list(operation{Client: o.Client, Number: o.Number, Repo: o.Repo, Address: o.Address, Pinned: o.Pinned, Outcome: unknown})
+		k.list(operation{Client: o.Client, Number: o.Number, Repo: o.Repo, Front: o.Front, Address: o.Address, Pinned: o.Pinned, Outcome: unknown})
 	}
 	args := []string{"push", "--porcelain"}
 	if o.Atomic {
@@ -222,7 +228,7 @@ func (k *client) push(o operation, plan *rand.Rand) error {
 		changes = append(changes, c)
 	}
 	if o.Changes = changes; len(changes) == 0 {
-		k.list(operation{Client: o.Client, Number: o.Number, Repo: o.Repo, Address: o.Address, Pinned: o.Pinned, Outcome: unknown})
+		k.list(operation{Client: o.Client, Number: o.Number, Repo: o.Repo, Front: o.Front, Address: o.Address, Pinned: o.Pinned, Outcome: unknown})
 		return nil
 	}
 	var see func(string) bool
@@ -240,7 +246,7 @@ func (k *client) push(o operation, plan *rand.Rand) error {
 	k.judge(&o, r)
 	for _, c := range o.Changes {
 		if c.Why == "not sent" {
-			pause(200 * time.Millisecond)
+			pause(failurePause)
 		}
 		if c.Outcome != done {
 			continue
@@ -300,7 +306,7 @@ func notSent(said string) bool {
 	has := func(signs ...string) bool {
 		return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(said, sign) })
 	}
-	return has("remote ref does not exist", "onnection refused", "did not confirm within", "dial tcp", "Failed to connect") &&
+	return has("remote ref does not exist", "onnection refused", "did not confirm within", "dial tcp", "Failed to connect", "Permission denied (publickey)") &&
 		!has("disconnect", "hung up", "closed by", "reset by", "roken pipe", "RPC failed")
 }
 

@@ -41,6 +41,7 @@ type operation struct {
 	Number  int               `json:"number"`
 	Kind    string            `json:"kind"`
 	Repo    string            `json:"repo"`
+	Front   front             `json:"front"`
 	Address string            `json:"address"`
 	Pinned  string            `json:"pinned,omitempty"`
 	Start   time.Duration     `json:"start"`

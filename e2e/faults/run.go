@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,6 +110,9 @@ type run struct {
 	recorder *recorder
 	repos    []string
 	ids      map[string]string // of the repositories
+	sshds    map[string]string // by node: the name of the sshd before it; nil where there are none
+	browser  *http.Client
+	branches []string          // that clients use
 	disk     string            // a small one with the third node's replicas, or ""
 	states   map[string]string // by node: what its disk remembers
 	folder   string            // of the clients
@@ -171,7 +175,35 @@ func (r *run) open(ctx context.Context) (err error) {
 		return err
 	}
 	r.recorder = &recorder{journal: journal.New(r.journal)}
-	return nil
+	return r.openFronts()
+}
+
+// openFronts starts what stands before the nodes.
+func (r *run) openFronts() (err error) {
+	for _, n := range r.cluster.Nodes {
+		f, err := r.cluster.StartOpenSSH(n)
+		if errors.Is(err, clustertest.ErrNoOpenSSH) {
+			r.history.note("%v", err)
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if r.sshds == nil {
+			r.sshds = map[string]string{}
+		}
+		r.sshds[n.Name] = f.Name
+	}
+	for _, ref := range sharedRefs {
+		if strings.HasPrefix(ref, "refs/heads/") {
+			r.branches = append(r.branches, ref)
+		}
+	}
+	for i := range r.Clients {
+		r.branches = append(r.branches, ownRef(i))
+	}
+	r.browser, err = r.cluster.Browser()
+	return err
 }
 
 func (r *run) create(repo string) error {
@@ -242,11 +274,11 @@ func (r *run) work(ctx context.Context) error {
 	}
 	clients := make([]*client, r.Clients)
 	for i := range clients {
-		user, err := r.user(i)
+		user, token, err := r.user(i)
 		if err != nil {
 			return err
 		}
-		if clients[i], err = newClient(r, i, user); err != nil {
+		if clients[i], err = newClient(r, i, user, token); err != nil {
 			return err
 		}
 	}
@@ -279,26 +311,27 @@ func (r *run) injector() *injector {
 		looked: make(chan struct{}), busy: make([]sync.Mutex, 3), failed: make(chan error, 1)}
 }
 
-// user makes the user that a client is, with a token for HTTPS.
-func (r *run) user(client int) (*clustertest.User, error) {
+// user makes the user that a client is, with a token.
+func (r *run) user(client int) (_ *clustertest.User, token string, err error) {
 	name := actor(client)
 	u, err := r.cluster.Enroll(name)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err := r.cluster.Admin.Run("", "git-cluster", "grant", name, "write", "faults/*").Err(); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	token := u.Run("", "git-cluster", "user", "token", "create", name)
-	if err := token.Err(); err != nil {
-		return nil, err
+	made := u.Run("", "git-cluster", "user", "token", "create", name)
+	if err := made.Err(); err != nil {
+		return nil, "", err
 	}
+	token = strings.TrimSpace(made.Stdout)
 	text := ""
 	for _, n := range r.cluster.Nodes {
-		text += fmt.Sprintf("https://%s:%s@%s\n", name, strings.TrimSpace(token.Stdout), n.HTTP)
+		text += fmt.Sprintf("https://%s:%s@%s\n", name, token, n.HTTP)
 	}
 	file := filepath.Join(r.folder, "credentials-"+name)
-	return u.With("GIT_CONFIG_PARAMETERS='credential.helper'='store --file=" + file + "'"), os.WriteFile(file, []byte(text), 0o600)
+	return u.With("GIT_CONFIG_PARAMETERS='credential.helper'='store --file=" + file + "'"), token, os.WriteFile(file, []byte(text), 0o600)
 }
 
 // refilled waits until a node can show everything.
@@ -390,6 +423,9 @@ func (r *run) close() error {
 	var err error
 	if r.journal != nil {
 		err = r.journal.Close()
+	}
+	if r.browser != nil {
+		r.browser.CloseIdleConnections()
 	}
 	if r.cluster != nil {
 		for _, n := range r.cluster.Nodes {

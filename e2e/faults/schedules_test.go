@@ -265,7 +265,7 @@ func schedule(t *testing.T) *run {
 // someone is a client of its own and a ref for it.
 func (r *run) someone(t *testing.T, name string) (*client, string) {
 	t.Helper()
-	k, err := newClient(r, 0, r.cluster.Admin)
+	k, err := newClient(r, 0, r.cluster.Admin, "")
 	if err != nil {
 		t.Fatal(err)
 	}

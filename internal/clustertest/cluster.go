@@ -21,13 +21,14 @@ type Cluster struct {
 	Admin *User  // its first administrator
 	Bin   string // folder of the programs
 
-	dir   string
-	net   network
-	links *Links // nil: all nodes are on the loopback interface
-	users []*User
-	made  int // nodes, those no longer in Nodes too
-	init  []string
-	env   []string
+	dir    string
+	net    network
+	links  *Links // nil: all nodes are on the loopback interface
+	users  []*User
+	fronts []*OpenSSH
+	made   int // nodes, those no longer in Nodes too
+	init   []string
+	env    []string
 }
 
 // A Setting makes a cluster another than the usual one.
@@ -209,14 +210,21 @@ func (c *Cluster) logs() string {
 		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 		fmt.Fprintf(&b, "--- the end of %s's log\n%s\n", n.Name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
 	}
+	for _, f := range c.fronts {
+		fmt.Fprintf(&b, "--- %s's log\n%s\n", f.Name, f.Log())
+	}
 	return b.String()
 }
 
 // Close ends all nodes and removes everything. Nodes are killed: how they stop
 // is a matter of tests that look at it.
 func (c *Cluster) Close() error {
+	var err error
+	for _, f := range c.fronts {
+		err = errors.Join(err, f.close())
+	}
 	for _, n := range c.Nodes {
 		n.Kill()
 	}
-	return os.RemoveAll(c.dir)
+	return errors.Join(err, os.RemoveAll(c.dir))
 }

@@ -130,6 +130,18 @@ func (c *Cluster) writeFiles() error {
 		fmt.Fprintf(&known, "%s %s\n", n.Name, key)
 		fmt.Fprintf(&hosts, "Host %s\n  HostName %s\n  Port %s\n  HostKeyAlias %s\n\n", n.Name, host, port, n.Name)
 	}
+	for _, f := range c.fronts {
+		key, err := f.HostKey()
+		if err != nil {
+			return err
+		}
+		text, err := f.host()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&known, "%s %s\n", f.Name, key)
+		hosts.WriteString(text)
+	}
 	if err := os.WriteFile(c.Certificates(), trusted.Bytes(), 0o644); err != nil {
 		return err
 	}
@@ -155,15 +167,23 @@ func (c *Cluster) Certificates() string { return filepath.Join(c.dir, "certifica
 // within a minute.
 func (c *Cluster) HTTPClient(t testing.TB) *http.Client {
 	t.Helper()
-	pem, err := os.ReadFile(c.Certificates())
+	client, err := c.Browser()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(client.CloseIdleConnections)
+	return client
+}
+
+// Browser is HTTPClient where no test is at hand.
+func (c *Cluster) Browser() (*http.Client, error) {
+	pem, err := os.ReadFile(c.Certificates())
+	if err != nil {
+		return nil, err
+	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: time.Minute}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}, Timeout: time.Minute}, nil
 }
 
 // Token makes an access token of the user.
