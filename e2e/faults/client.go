@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +32,7 @@ type client struct {
 	work map[string]string            // its own repository for each of the cluster's
 	seen map[string]map[string]string // of each repository the refs as it saw them last
 	own  map[string]bool              // the commits it has
+	made map[string][]string          // of each repository the commits that it made for it
 }
 
 // sharedRefs are those that all clients push to. Some cannot be there together.
@@ -41,7 +41,7 @@ var sharedRefs = []string{"refs/heads/main", "refs/heads/one", "refs/heads/two",
 func newClient(r *run, number int, u *clustertest.User, token string) (*client, error) {
 	k := &client{run: r, number: number, random: rand.New(rand.NewPCG(r.Seed, uint64(number))), user: u, token: token,
 		refs: append(slices.Clone(sharedRefs), ownRef(number)),
-		work: map[string]string{}, seen: map[string]map[string]string{}, own: map[string]bool{}}
+		work: map[string]string{}, seen: map[string]map[string]string{}, own: map[string]bool{}, made: map[string][]string{}}
 	for _, repo := range r.repos {
 		work := filepath.Join(r.folder, fmt.Sprintf("client%d-%s.git", number, filepath.Base(repo)))
 		if err := u.Run("", "git", "init", "-q", "--bare", work).Err(); err != nil {
@@ -71,6 +71,8 @@ func (k *client) live(ctx context.Context) error {
 		switch {
 		case front == conduit, front == pages:
 			k.look(o)
+		case draw >= 100-k.Upkeep:
+			k.maintain(o, node, plan)
 		case draw < lists:
 			k.list(o)
 		case draw < reads:
@@ -85,8 +87,31 @@ func (k *client) live(ctx context.Context) error {
 	return nil
 }
 
-// Of a hundred operations, how many list refs, and how many read at all.
+// Of a hundred operations, how many list refs, and how many read at all. Most of the
+// rest are pushes.
 const lists, reads = 40, 50
+
+// maintain gathers packs and refs, and removes what no ref has reached for long. That
+// may fail, as when a node is away; nobody may notice it.
+func (k *client) maintain(o operation, n *clustertest.Node, plan *rand.Rand) {
+	o.Kind, o.Address = "maintain", n.Name
+	args := []string{"git-cluster", "maintain", o.Repo, "--data", n.Data}
+	if plan.IntN(4) > 0 {
+		args = append(args, "--full")
+	}
+	ctx, cancel := context.WithTimeout(k.clients, operationLimit)
+	defer cancel()
+	o.Start = k.history.now()
+	r := k.cluster.Admin.RunContext(ctx, "", "", args...)
+	o.End, o.Said = k.history.now(), r.Stdout+r.Stderr
+	if r.Status == 0 {
+		o.Outcome = done
+	}
+	k.history.add(o)
+	if r.Status != 0 {
+		pause(failurePause)
+	}
+}
 
 // failurePause keeps a client from asking a node again at once that is away.
 const failurePause = 200 * time.Millisecond
@@ -120,6 +145,7 @@ func (k *client) list(o operation) {
 			oid, ref, _ := strings.Cut(strings.TrimSpace(line), "\t")
 			o.Seen[ref] = oid
 		}
+		o.Seen = fold(o.Seen)
 		k.seen[o.Repo] = maps.Clone(o.Seen)
 	}
 	k.history.add(o)
@@ -161,175 +187,4 @@ func (k *client) fetch(o operation, plan *rand.Rand) error {
 	}
 	k.history.add(o)
 	return nil
-}
-
-// push draws what to push, makes the commits for it and pushes.
-func (k *client) push(o operation, plan *rand.Rand) error {
-	o.Kind = "push"
-	limit := operationLimit
-	switch draw := plan.IntN(100); {
-	case draw < 45: // on top of what main or a ref of its own was
-		ref := k.refs[0]
-		if plan.IntN(3) == 0 {
-			ref = k.refs[len(k.refs)-1]
-		}
-		o.Changes = []change{{Ref: ref, WasKnown: true, Value: "new"}}
-	case draw < 60:
-		o.Changes = []change{{Ref: k.refs[plan.IntN(len(k.refs))], WasKnown: true, Value: "new"}}
-	case draw < 66: // whatever is there
-		o.Changes = []change{{Ref: k.refs[plan.IntN(len(k.refs))], Value: "new"}}
-	case draw < 80:
-		o.Changes = []change{{Ref: k.refs[1+plan.IntN(len(k.refs)-1)], WasKnown: true}}
-	default: // several, whole or each for itself
-		o.Atomic = plan.IntN(3) > 0
-		for _, i := range plan.Perm(len(k.refs))[:2+plan.IntN(3)] {
-			c := change{Ref: k.refs[i], WasKnown: true, Value: "new"}
-			if plan.IntN(4) == 0 {
-				c.Value = ""
-			}
-			o.Changes = append(o.Changes, c)
-		}
-	}
-	looks := plan.IntN(100) < k.Looks
-	if plan.IntN(25) == 0 { // the client does not wait to the end
-		limit = time.Duration(20+plan.IntN(400)) * time.Millisecond
-	}
-	size := 1 + plan.IntN(2000)
-	if plan.IntN(30) == 0 {
-		size = 200_000
-	}
-	if plan.IntN(2) == 0 {
-		k.list(operation{Client: o.Client, Number: o.Number, Repo: o.Repo, Front: o.Front, Address: o.Address, Pinned: o.Pinned, Outcome: unknown})
-	}
-	args := []string{"push", "--porcelain"}
-	if o.Atomic {
-		args = append(args, "--atomic")
-	}
-	var specs []string
-	var changes []change
-	for _, c := range o.Changes {
-		c.Was = k.seen[o.Repo][c.Ref]
-		if c.Value == "" && c.Was == "" {
-			continue // a client does not send the deletion of what it does not see
-		}
-		if c.Value != "" {
-			var err error
-			if c.Value, err = k.commit(o.Repo, c.Was, size, plan); err != nil {
-				return err
-			}
-		}
-		if c.WasKnown {
-			args = append(args, "--force-with-lease="+c.Ref+":"+c.Was)
-			specs = append(specs, c.Value+":"+c.Ref)
-		} else {
-			c.Was = ""
-			specs = append(specs, "+"+c.Value+":"+c.Ref)
-		}
-		changes = append(changes, c)
-	}
-	if o.Changes = changes; len(changes) == 0 {
-		k.list(operation{Client: o.Client, Number: o.Number, Repo: o.Repo, Front: o.Front, Address: o.Address, Pinned: o.Pinned, Outcome: unknown})
-		return nil
-	}
-	var see func(string) bool
-	var held *holding
-	if looks {
-		see = func(line string) bool {
-			if held == nil && okLine.MatchString(line) {
-				h := k.atOK(&o)
-				held = &h
-			}
-			return !strings.Contains(line, " packet: ")
-		}
-	}
-	r := k.git(&o, limit, k.work[o.Repo], see, append(append(args, o.Address), specs...)...)
-	k.judge(&o, r)
-	for _, c := range o.Changes {
-		if c.Why == "not sent" {
-			pause(failurePause)
-		}
-		if c.Outcome != done {
-			continue
-		}
-		k.seen[o.Repo][c.Ref] = c.Value
-		if held != nil && c.Value != "" {
-			if few := held.few(c.Value); few != "" {
-				k.history.anomaly("%s: client %d, operation %d: when %s to %.8s was acknowledged, it %s", o.Repo, o.Client, o.Number, c.Ref, c.Value, few)
-			}
-		}
-	}
-	k.history.add(o)
-	return nil
-}
-
-// okLine is what Git traces when it reads that a ref was accepted.
-var okLine = regexp.MustCompile(` packet: +(push|send-pack)< ok refs/`)
-
-// judge reads what git says of each ref.
-func (k *client) judge(o *operation, r clustertest.Result) {
-	o.Outcome = done
-	lines := map[string][]string{} // of a ref: flag, names, summary
-	for line := range strings.Lines(r.Stdout) {
-		if fields := strings.Split(strings.TrimSuffix(line, "\n"), "\t"); len(fields) == 3 {
-			_, ref, _ := strings.Cut(fields[1], ":")
-			lines[ref] = fields
-		}
-	}
-	for i := range o.Changes {
-		c := &o.Changes[i]
-		said := lines[c.Ref]
-		switch {
-		case said == nil && notSent(r.Stderr):
-			c.Outcome, c.Why = refused, "not sent"
-		case said == nil, strings.HasPrefix(said[2], "[remote failure]"):
-			c.Outcome = unknown
-		case said[0] == "!":
-			c.Outcome, c.Why = refused, said[2]
-		default:
-			c.Outcome = done
-			// "old..new" and "old...new (forced update)" tell what was replaced.
-			if old, _, ok := strings.Cut(said[2], ".."); ok && !c.WasKnown && len(old) == len(c.Value) {
-				c.Was, c.WasKnown = old, true
-			} else if strings.HasPrefix(said[2], "[new") {
-				c.Was, c.WasKnown = "", true
-			}
-		}
-		if c.Outcome == unknown || c.Outcome == refused && o.Outcome == done {
-			o.Outcome = c.Outcome
-		}
-	}
-}
-
-// notSent reports whether a push ended before it had sent any command, as far as
-// what it said shows that without a doubt.
-func notSent(said string) bool {
-	has := func(signs ...string) bool {
-		return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(said, sign) })
-	}
-	return has("remote ref does not exist", "onnection refused", "did not confirm within", "dial tcp", "Failed to connect", "Permission denied (publickey)") &&
-		!has("disconnect", "hung up", "closed by", "reset by", "roken pipe", "RPC failed")
-}
-
-// commit makes a commit on top of parent, if the client has that, in the client's
-// repository.
-func (k *client) commit(repo, parent string, size int, plan *rand.Rand) (string, error) {
-	text := make([]byte, size)
-	for i := range text {
-		text[i] = "0123456789abcdefghijklmnopqrstuvwxyz \n"[plan.IntN(38)]
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "commit refs/made/%x\nmark :1\ncommitter c%d <c@example.org> %d +0000\ndata 0\n", plan.Uint64(), k.number, 1_700_000_000+k.done)
-	if k.own[parent] {
-		fmt.Fprintf(&b, "from %s\n", parent)
-	}
-	fmt.Fprintf(&b, "M 100644 inline file%d\ndata %d\n%s\nget-mark :1\n", plan.IntN(20), len(text), text)
-	ctx, cancel := context.WithTimeout(context.Background(), operationLimit)
-	defer cancel()
-	r := k.user.RunContext(ctx, k.work[repo], b.String(), "git", "fast-import", "--quiet", "--force")
-	if err := r.Err(); err != nil {
-		return "", err
-	}
-	oid := strings.TrimSpace(r.Stdout)
-	k.own[oid] = true
-	return oid, nil
 }

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 // TestFaults is a short run. A failure names the seed, which leads to the same
 // plans again.
 func TestFaults(t *testing.T) {
-	s := Settings{Seed: uint64(time.Now().Unix()), For: 15 * time.Second, Clients: 4, Repos: 2, Looks: 20}
+	s := Settings{Seed: uint64(time.Now().Unix()), For: 15 * time.Second, Clients: 4, Repos: 2, Looks: 20, Upkeep: 5}
 	if text := os.Getenv("GIT_CLUSTER_TEST_SECONDS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
@@ -71,7 +71,7 @@ func TestBrokenEngines(t *testing.T) {
 func programs(t *testing.T, wrong []patch) string {
 	t.Helper()
 	bin := t.TempDir()
-	patches := slices.Concat(points, disks, wrong)
+	patches := slices.Concat(points, hurries, disks, wrong)
 	if isDeep {
 		patches = append(patches, deep...)
 	}

@@ -38,9 +38,9 @@ func chooseFront(random *rand.Rand, reading, sshds bool) front {
 		return pinned
 	case draw < 45:
 		return helper
-	case draw < 60 || draw < 72 && !sshds:
+	case draw < 63 || draw < 71 && !sshds:
 		return ssh
-	case draw < 72:
+	case draw < 71:
 		return sshd
 	case draw < 86 || !reading:
 		return https

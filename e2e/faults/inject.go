@@ -101,14 +101,14 @@ func draw(seed uint64, n int, has []means, only []string) []fault {
 	schedule := make([]fault, n)
 	for i := range schedule {
 		f := fault{kind: names[random.IntN(len(names))], node: random.IntN(3), choice: random.Uint64(),
-			after: 300*time.Millisecond + time.Duration(random.Int64N(int64(2500*time.Millisecond))),
+			after: 300*time.Millisecond + time.Duration(random.Int64N(int64(4*time.Second))),
 			lasts: 100*time.Millisecond + time.Duration(random.Int64N(int64(3*time.Second)))}
 		f.other = (f.node + 1 + random.IntN(2)) % 3
-		f.point, f.action = steps[random.IntN(len(steps))], []string{failpoint.Kill, failpoint.Stop}[random.IntN(2)]
+		f.point, f.action = steps[random.IntN(len(steps))], []string{failpoint.Kill, failpoint.Stop, failpoint.Wait}[random.IntN(3)]
 		if f.point == "answer" && random.IntN(2) == 0 {
 			f.action = failpoint.Lose
 		}
-		if random.IntN(8) == 0 {
+		if random.IntN(12) == 0 {
 			f.lasts *= 4 // longer than most of what waits does
 		}
 		if f.kind == "full disk" {

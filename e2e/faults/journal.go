@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/journal"
@@ -55,8 +56,16 @@ type recorded struct {
 	log  journalLog
 }
 
-// follow records until the context ends.
-func (r *recorder) follow(ctx context.Context) {
+// follow records until the context ends. It also looks by itself: a watch may stand
+// still with the server it is at.
+func (r *recorder) follow(ctx context.Context, repos []string) {
+	for _, repo := range repos {
+		go func() {
+			for sleep(ctx, 300*time.Millisecond) {
+				r.all(ctx, repo)
+			}
+		}()
+	}
 	r.journal.WatchHeads(ctx, func(id cluster.RepoID, head journal.Head) {
 		// What fails now is read at the next head, or at the end.
 		r.readTo(ctx, id, head.Version)
@@ -90,7 +99,7 @@ func (r *recorder) readTo(ctx context.Context, id cluster.RepoID, upTo cluster.V
 		all.read = e.Version
 		updates := e.Updates
 		for _, p := range e.Pushes {
-			all.log = append(all.log, landed{e.Version, p.ID, p.Actor, e.Copies, updates[:p.Refs]})
+			all.log = append(all.log, landed{e.Version, p.ID, p.Actor, e.Copies, foldUpdates(updates[:p.Refs])})
 			updates = updates[p.Refs:]
 		}
 	}

@@ -36,6 +36,7 @@ func main() {
 	flag.IntVar(&s.Repos, "repos", 2, "how many repositories they share")
 	wrong := flag.String("break", "", fmt.Sprintf("break the engine on purpose: %v", slices.Sorted(maps.Keys(broken))))
 	flag.IntVar(&s.Looks, "looks", 20, "of how many pushes in a hundred the disks are looked at in the moment of \"ok\"")
+	flag.IntVar(&s.Upkeep, "upkeep", 5, "how many operations in a hundred gather packs and refs")
 	only := flag.String("only", "", "kinds of faults, separated by commas (default: all)")
 	shallow := flag.Bool("shallow", false, "leave the standard library as it is: no clock jumps, and no slow disk of the journal; saves minutes the first time")
 	keep := flag.String("logs", "", "folder to leave the logs in (default: only those of a run that found something)")
@@ -59,7 +60,7 @@ func main() {
 	}
 	s.Links = err == nil
 	if s.Bin, err = os.MkdirTemp("", "faults-bin-"); err == nil {
-		patches := slices.Concat(points, disks, broken[*wrong])
+		patches := slices.Concat(points, hurries, disks, broken[*wrong])
 		if s.Deep = !*shallow; s.Deep {
 			patches = append(patches, deep...)
 		}

@@ -47,6 +47,18 @@ var points = []patch{
 	hit("internal/engine/catchup.go", "replayed", "if r.table.Digest() != head.Digest {"),
 }
 
+// hurries have things happen in seconds that otherwise take days, or many pushes.
+var hurries = []patch{
+	{"internal/engine/engine.go", "o.Unreached = 14 * 24 * time.Hour", "o.Unreached = failpoint.Unreached()"},
+	{"internal/engine/engine.go", "o.Keep = 10_000", "o.Keep = 24"},
+	{"internal/engine/engine.go", "o.Housekeeping = upkeepSlot", "o.Housekeeping = upkeepSlot / 2"},
+	{"internal/engine/housekeeping.go", "const upkeepSlot = 10 * time.Minute", "const upkeepSlot = 10 * time.Second"},
+	{"internal/engine/housekeeping.go", "const upkeepRetry = 6 * time.Hour", "const upkeepRetry = 6 * time.Second"},
+	{"internal/engine/housekeeping.go", "manyPacks   = 24 ", "manyPacks   = 6 "},
+	{"internal/engine/housekeeping.go", "manyRefs    = 1000 ", "manyRefs    = 100 "},
+	{"internal/journal/append.go", "const chunkBytes = 512 << 10", "const chunkBytes = 16 << 10"},
+}
+
 // disks are where a node syncs what it has written, so that a disk can be slow and can
 // lose what was not synced.
 var disks = []patch{
@@ -60,7 +72,7 @@ var disks = []patch{
 }
 
 // steps are the names of all points.
-var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "missed", "fetched", "replayed"}
+var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "missed", "fetched", "replayed", "discarding"}
 
 // broken are engines that break a promise, by name.
 var broken = map[string][]patch{
@@ -80,6 +92,10 @@ var broken = map[string][]patch{
 	// A copy is confirmed that was never stored.
 	"empty-copy": {
 		{"internal/engine/copies.go", "if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {", "if true {\nio.Copy(io.Discard, pack)\nreturn e.Incarnation, nil\n}\nif err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {"},
+	},
+	// What was set aside is removed without a look at who came to need it.
+	"careless": {
+		{"internal/engine/housekeeping.go", "if needed[name] {", "if false {"},
 	},
 	// Names of files are not synced.
 	"nameless": {

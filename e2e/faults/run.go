@@ -35,6 +35,10 @@ type Settings struct {
 	// Looks is of how many pushes in a hundred the disks are looked at in the moment
 	// of their "ok".
 	Looks int
+	// Upkeep is how many operations in a hundred have nodes gather packs and refs, and
+	// remove what no ref has reached for as long as Unreached, 0 for ten seconds.
+	Upkeep    int
+	Unreached time.Duration
 	// Only lists kinds of faults; none means all.
 	Only []string
 	// Bin is a folder with programs made by build, and Deep says that they are with the
@@ -76,13 +80,16 @@ func Run(ctx context.Context, s Settings) (sum Summary, err error) {
 	if s.Settle == 0 {
 		s.Settle = time.Minute
 	}
+	if s.Unreached == 0 {
+		s.Unreached = 10 * time.Second
+	}
 	sum.Settings = s
 	log, err := os.Create(filepath.Join(s.Dir, "events.jsonl"))
 	if err != nil {
 		return sum, err
 	}
 	defer log.Close()
-	r := &run{Settings: s, history: &history{start: time.Now(), log: log}}
+	r := &run{Settings: s, history: &history{start: time.Now(), unreached: s.Unreached, log: log}}
 	r.clients, r.stopClients = context.WithCancel(ctx)
 	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.open(ctx); err != nil {
@@ -138,7 +145,7 @@ func (r *run) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, n := range r.cluster.Nodes {
-		n.Env = append(n.Env, failpoint.Env+"="+armed(n))
+		n.Env = append(n.Env, failpoint.Env+"="+armed(n), failpoint.EnvUnreached+"="+r.Unreached.String())
 		if r.Deep {
 			n.Env = append(n.Env, envClock+"="+clock(n))
 			if err := setClock(n, 0); err != nil {
@@ -289,7 +296,7 @@ func (r *run) work(ctx context.Context) error {
 	for _, k := range clients {
 		start(func() error { return k.live(ctx) })
 	}
-	start(func() error { r.recorder.follow(ctx); return nil })
+	start(func() error { r.recorder.follow(ctx, r.repos); return nil })
 	i := r.injector()
 	schedule := draw(r.Seed, int(r.For/(300*time.Millisecond))+1, r.has(), r.Only)
 	if len(schedule) > 0 {
@@ -411,7 +418,7 @@ func (r *run) refsOnDisk(n *clustertest.Node, repo string) (map[string]string, e
 			refs[ref] = oid
 		}
 	}
-	return refs, nil
+	return fold(refs), nil
 }
 
 func (r *run) bare(dir string, args ...string) clustertest.Result {

@@ -198,6 +198,48 @@ func TestPowerLossAfterOK(t *testing.T) {
 	r.mustBeSound(t)
 }
 
+// TestOlderThanTheJournal has a node away for longer than the journal keeps entries,
+// large ones among them: it compares itself with a peer.
+func TestOlderThanTheJournal(t *testing.T) {
+	r := schedule(t)
+	k, main := r.someone(t, "main")
+	push := func(ref, was, value string) {
+		t.Helper()
+		o := operation{Kind: "push", Changes: []change{{Ref: ref, Was: was, WasKnown: true, Value: value}}}
+		args := []string{"push", "--porcelain", "--atomic", "ssh://node1/" + r.repos[0]}
+		for _, ref := range unfold(ref) {
+			args = append(args, "+"+value+":"+ref)
+		}
+		k.judge(&o, k.git(&o, operationLimit, k.work[r.repos[0]], nil, args...))
+		if o.Outcome != done {
+			t.Fatalf("%s: %s\n%s", ref, o.Outcome, o.Said)
+		}
+	}
+	first := k.make(t, "")
+	push(main, "", first)
+	push(someRefs, "", first)
+	r.mustShow(t, k, main, first)
+	away := r.cluster.Nodes[2]
+	away.Kill()
+	last := k.make(t, first)
+	push(manyRefs, "", last)
+	push(someRefs, first, last)
+	for range 25 { // 24 are kept, and a few more before the first are trimmed
+		next := k.make(t, last)
+		push(main, last, next)
+		last = next
+	}
+	push(someRefs, first, "")
+	if err := start(away); err != nil {
+		t.Fatal(err)
+	}
+	r.mustShow(t, k, main, last)
+	if !strings.Contains(away.Log(), "and the journal begins at") {
+		t.Error("the journal was not trimmed")
+	}
+	r.mustBeSound(t)
+}
+
 // severing returns what makes a fault of the network happen to the first node, and
 // what heals it.
 func (r *run) severing(t *testing.T, kind string) (cut, heal func()) {
@@ -259,6 +301,7 @@ func schedule(t *testing.T) *run {
 	if err := r.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	go r.recorder.follow(t.Context(), r.repos)
 	return r
 }
 

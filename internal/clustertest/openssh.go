@@ -123,9 +123,10 @@ AuthorizedKeysFile none
 AuthorizedKeysCommand %s %%t %%k
 AuthorizedKeysCommandUser root
 AcceptEnv GIT_PROTOCOL GIT_CLUSTER_STALE_OK
+SetEnv HOME=%s
 MaxStartups 100
 LogLevel VERBOSE
-`, port, host, filepath.Join(f.dir, "host"), keys)
+`, port, host, filepath.Join(f.dir, "host"), keys, f.dir) // a shell reads nothing of the account's own
 	return errors.Join(os.WriteFile(keys, []byte(command), 0o755), os.WriteFile(filepath.Join(f.dir, "config"), []byte(settings), 0o600))
 }
 
