@@ -39,7 +39,7 @@ type client struct {
 var sharedRefs = []string{"refs/heads/main", "refs/heads/one", "refs/heads/two", "refs/heads/dir", "refs/heads/dir/below", "refs/tags/t"}
 
 func newClient(r *run, number int, u *clustertest.User, token string) (*client, error) {
-	k := &client{run: r, number: number, random: rand.New(rand.NewPCG(r.Seed, uint64(number))), user: u, token: token,
+	k := &client{run: r, number: number, random: randomOf(r.Seed, number), user: u, token: token,
 		refs: append(slices.Clone(sharedRefs), ownRef(number)),
 		work: map[string]string{}, seen: map[string]map[string]string{}, own: map[string]bool{}, made: map[string][]string{}}
 	for _, repo := range r.repos {
@@ -52,33 +52,62 @@ func newClient(r *run, number int, u *clustertest.User, token string) (*client, 
 	return k, nil
 }
 
+// randomOf gives a client its random numbers.
+func randomOf(seed uint64, client int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(client))) }
+
 // ownRef is the branch that one client alone pushes to.
 func ownRef(client int) string { return fmt.Sprintf("refs/heads/of%d", client) }
+
+// An intent is what a client does next, whatever came of what it did before.
+type intent struct {
+	kind  string
+	repo  string
+	front front
+	node  int
+	seed  [2]uint64 // of all else that is random
+}
+
+// next draws everything that is random, so that a seed always leads to the same plan.
+func (k *client) next() intent {
+	i := intent{repo: k.repos[k.random.IntN(len(k.repos))]}
+	draw := k.random.IntN(100)
+	i.front, i.node = chooseFront(k.random, draw < k.Reads, k.sshds != nil), k.random.IntN(3)
+	i.seed = [2]uint64{k.random.Uint64(), k.random.Uint64()}
+	switch {
+	case i.front == conduit, i.front == pages:
+		i.kind = "look"
+	case draw < k.Reads*4/5:
+		i.kind = "list"
+	case draw < k.Reads:
+		i.kind = "fetch"
+	case draw >= 100-k.Upkeep:
+		i.kind = "maintain"
+	default:
+		i.kind = "push"
+	}
+	return i
+}
 
 // live works until the context ends; what is under way then is finished.
 func (k *client) live(ctx context.Context) error {
 	for ctx.Err() == nil {
-		// All that is random is drawn first, whatever will come of it, so that a
-		// seed always leads to the same plan.
-		repo, draw := k.repos[k.random.IntN(len(k.repos))], k.random.IntN(100)
-		front := chooseFront(k.random, draw < reads, k.sshds != nil)
-		node := k.cluster.Nodes[k.random.IntN(len(k.cluster.Nodes))]
-		plan := rand.New(rand.NewPCG(k.random.Uint64(), k.random.Uint64()))
-		o := operation{Client: k.number, Number: k.done, Repo: repo, Outcome: unknown}
-		k.through(&o, front, node)
+		i := k.next()
+		node, random := k.cluster.Nodes[i.node], rand.New(rand.NewPCG(i.seed[0], i.seed[1]))
+		o := operation{Client: k.number, Number: k.done, Kind: i.kind, Repo: i.repo, Outcome: unknown}
+		k.through(&o, i.front, node)
 		k.done++
 		var err error
-		switch {
-		case front == conduit, front == pages:
+		switch i.kind {
+		case "look":
 			k.look(o)
-		case draw >= 100-k.Upkeep:
-			k.maintain(o, node, plan)
-		case draw < lists:
+		case "list":
 			k.list(o)
-		case draw < reads:
-			err = k.fetch(o, plan)
-		default:
-			err = k.push(o, plan)
+		case "fetch":
+			err = k.fetch(o, random)
+		case "maintain":
+			k.maintain(o, node, random)
+		case "push":
+			err = k.push(o, random)
 		}
 		if err != nil {
 			return fmt.Errorf("client %d, operation %d: %w", k.number, o.Number, err)
@@ -87,14 +116,10 @@ func (k *client) live(ctx context.Context) error {
 	return nil
 }
 
-// Of a hundred operations, how many list refs, and how many read at all. Most of the
-// rest are pushes.
-const lists, reads = 40, 50
-
 // maintain gathers packs and refs, and removes what no ref has reached for long. That
 // may fail, as when a node is away; nobody may notice it.
 func (k *client) maintain(o operation, n *clustertest.Node, plan *rand.Rand) {
-	o.Kind, o.Address = "maintain", n.Name
+	o.Address = n.Name
 	args := []string{"git-cluster", "maintain", o.Repo, "--data", n.Data}
 	if plan.IntN(4) > 0 {
 		args = append(args, "--full")
@@ -157,7 +182,6 @@ func (k *client) list(o operation) {
 // fetch gets what a ref reaches, and looks whether it is whole: into the client's
 // own repository, or into an empty one.
 func (k *client) fetch(o operation, plan *rand.Rand) error {
-	o.Kind = "fetch"
 	ref := k.refs[plan.IntN(len(k.refs))]
 	dir := k.work[o.Repo]
 	if plan.IntN(2) == 0 {

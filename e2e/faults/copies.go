@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
+	"gitcluster/internal/cluster"
 	"gitcluster/internal/clustertest"
 )
 
@@ -95,6 +97,35 @@ func (r *run) wholeOn(n *clustertest.Node, repo string, values []string) (whole 
 	return whole
 }
 
+// checkCopies looks, on the disk of a node that is down, for everything that refs are at
+// and for which the journal counts this node.
+func (r *run) checkCopies(n *clustertest.Node) {
+	if r.history.isWiped(n.Name) {
+		return
+	}
+	for _, repo := range r.repos {
+		log := r.recorder.known(repo)
+		now, counted := log.refs(), map[string]bool{}
+		var values []string
+		for _, p := range log {
+			for _, u := range p.Updates {
+				if value(u.New) != "" && now[string(u.Ref)] == value(u.New) && slices.Contains(p.Copies, cluster.DeviceName(n.Name)) {
+					counted[value(u.New)] = true
+				}
+			}
+		}
+		for value := range counted {
+			values = append(values, value)
+		}
+		for _, value := range r.wholeOn(n, repo, values) {
+			delete(counted, value)
+		}
+		for value := range counted {
+			r.history.anomaly("%s: %s was counted for %.8s, which is not whole on its disk", repo, n.Name, value)
+		}
+	}
+}
+
 // lastLook kills every node that no fault has in its hands, looks at the disks, and
 // starts the nodes again. What is found is judged when the journal answers again.
 func (r *run) lastLook(ctx context.Context, i *injector) error {
@@ -110,7 +141,10 @@ func (r *run) lastLook(ctx context.Context, i *injector) error {
 			killed = append(killed, n)
 		}
 	}
-	r.stopClients() // what they have under way must not land when the nodes are back
+	// What clients have under way must not land when the nodes are back, and is among
+	// what may have landed.
+	r.stopClients()
+	r.living.Wait()
 	r.last = map[string]holding{}
 	for _, repo := range r.repos {
 		var values []string

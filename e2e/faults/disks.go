@@ -38,6 +38,9 @@ func (i *injector) losePower(f fault, n *clustertest.Node) error {
 		return nil
 	}
 	i.history.note("%s lost %d names and contents", n.Name, lost)
+	if err == nil && i.holds != nil {
+		i.holds(n)
+	}
 	return err
 }
 

@@ -71,7 +71,6 @@ func (k *client) through(o *operation, f front, n *clustertest.Node) {
 
 // look reads the branches by a front that shows nothing else.
 func (k *client) look(o operation) {
-	o.Kind = "look"
 	ctx, cancel := context.WithTimeoutCause(k.clients, operationLimit, errors.New("the client gave up"))
 	defer cancel()
 	o.Start = k.history.now()

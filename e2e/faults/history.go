@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -67,6 +68,7 @@ type history struct {
 	operations []operation
 	faults     int
 	anomalies  []string
+	found      func() // called with each of them, if not nil
 	wipes      []*wipe
 }
 
@@ -116,7 +118,7 @@ func (h *history) add(o operation) {
 	h.mu.Unlock()
 	// What no ref reaches goes after a while, here a short one: who finds something
 	// there, and asks for it after that, may be refused.
-	excused := o.Leftover || o.End-o.Start > h.unreached
+	excused := o.Leftover || o.Kind != "maintain" && o.End-o.Start > h.unreached
 	if damaged(o.Said) && !excused {
 		h.anomaly("client %d, operation %d, %s at %s%s: %s", o.Client, o.Number, o.Kind, o.Address, o.Pinned, o.Said)
 	}
@@ -126,7 +128,17 @@ func (h *history) add(o operation) {
 // nobody touches the replicas but the nodes.
 func damaged(said string) bool {
 	signs := []string{"did not send all necessary objects", "not our ref", "missing necessary objects", "unable to read", "corrupt", "is fenced", "panic"}
-	return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(said, sign) })
+	return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(said, sign) }) || lacking.MatchString(said)
+}
+
+// lacking is how Git complains of an object; of a server it uses nearly the same words.
+var lacking = regexp.MustCompile(`Could not read [0-9a-f]{40}`)
+
+// isWiped reports whether a node's disk may lack what it once held.
+func (h *history) isWiped(node string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.wipes, func(w *wipe) bool { return w.node == node && w.refill == forever })
 }
 
 // of returns the operations on a repository.
@@ -148,6 +160,9 @@ func (h *history) anomaly(what string, a ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.anomalies = append(h.anomalies, text)
+	if h.found != nil {
+		h.found()
+	}
 }
 
 // note logs what the injector or the run itself does.

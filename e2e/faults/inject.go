@@ -36,16 +36,13 @@ func (f fault) String() string {
 		text += fmt.Sprintf(" by %v", f.jumps())
 	case "step":
 		text += " " + f.action + " at " + f.point
-		if f.losesPower() {
-			text += " with its power"
-		}
 	}
 	return fmt.Sprintf("%s, %v", text, f.lasts.Round(time.Millisecond))
 }
 
-// losesPower reports whether a node that is killed at a step also loses what it has not
-// synced.
-func (f fault) losesPower() bool { return f.action == failpoint.Kill && f.choice%2 == 0 }
+// powerLoss is what may happen at a step beside the actions that the node itself knows:
+// it is killed, and loses what it has not synced.
+const powerLoss = "power loss"
 
 // means is what a fault needs that not every machine has.
 type means int
@@ -85,32 +82,43 @@ var kinds = []struct {
 	{"restore", 2, nothing}, // and here there are older ones
 }
 
-// draw makes the schedule of a run: n faults of the kinds in only, or of all for which
+// shortestPause is the least time from the beginning of a fault to that of the next.
+const shortestPause = 200 * time.Millisecond
+
+// draw makes the schedule of a run: n faults of the kinds that are planned and for which
 // there are means.
-func draw(seed uint64, n int, has []means, only []string) []fault {
+func draw(seed uint64, n int, has []means, p Plan) []fault {
 	random := rand.New(rand.NewPCG(seed, 1<<32))
 	var names []string
 	for _, k := range kinds {
-		if slices.Contains(has, k.needs) && (len(only) == 0 || slices.Contains(only, k.name)) {
+		if slices.Contains(has, k.needs) && (len(p.Only) == 0 || slices.Contains(p.Only, k.name)) {
 			names = append(names, slices.Repeat([]string{k.name}, k.weight)...)
 		}
 	}
 	if len(names) == 0 {
 		return nil
 	}
+	points, actions := steps, []string{failpoint.Kill, powerLoss, failpoint.Stop, failpoint.Wait}
+	if len(p.Points) > 0 {
+		points = p.Points
+	}
+	if len(p.Actions) > 0 {
+		actions = p.Actions
+	}
 	schedule := make([]fault, n)
 	for i := range schedule {
 		f := fault{kind: names[random.IntN(len(names))], node: random.IntN(3), choice: random.Uint64(),
-			after: 300*time.Millisecond + time.Duration(random.Int64N(int64(4*time.Second))),
+			after: shortestPause + time.Duration(random.Int64N(int64(max(p.Pause, shortestPause)))),
 			lasts: 100*time.Millisecond + time.Duration(random.Int64N(int64(3*time.Second)))}
 		f.other = (f.node + 1 + random.IntN(2)) % 3
-		f.point, f.action = steps[random.IntN(len(steps))], []string{failpoint.Kill, failpoint.Stop, failpoint.Wait}[random.IntN(3)]
-		if f.point == "answer" && random.IntN(2) == 0 {
+		f.point, f.action = points[random.IntN(len(points))], actions[random.IntN(len(actions))]
+		if f.point == "answer" && random.IntN(2) == 0 && len(p.Actions) == 0 {
 			f.action = failpoint.Lose
 		}
 		if random.IntN(12) == 0 {
 			f.lasts *= 4 // longer than most of what waits does
 		}
+		f.lasts *= time.Duration(max(1, p.Longer))
 		if f.kind == "full disk" {
 			f.node = 2
 		}
@@ -119,8 +127,9 @@ func draw(seed uint64, n int, has []means, only []string) []fault {
 	return schedule
 }
 
-// An injector makes faults happen, two at a time at most.
+// An injector makes faults happen.
 type injector struct {
+	most    int // at a time
 	cluster *clustertest.Cluster
 	links   *clustertest.Links // or nil
 	history *history
@@ -132,12 +141,13 @@ type injector struct {
 	refill  func(ctx context.Context, node string) error // waits until a node has everything again
 	alone   sync.Mutex                                   // held by what must not happen to two nodes at once
 	failed  chan error
+	holds   func(n *clustertest.Node) // looks whether a disk has what it was counted for
 }
 
 // run makes the faults of the schedule until the context ends, and undoes all of
 // them.
 func (i *injector) run(ctx context.Context, schedule []fault) error {
-	slots := make(chan struct{}, 2)
+	slots := make(chan struct{}, i.most)
 	var all sync.WaitGroup
 	defer all.Wait()
 	for _, f := range schedule {
@@ -280,7 +290,11 @@ func start(n *clustertest.Node) error {
 // there. If it does not come there soon, nothing has happened.
 func (i *injector) step(ctx context.Context, f fault, n *clustertest.Node) error {
 	file := armed(n)
-	if err := failpoint.Arm(file, f.point, f.action); err != nil {
+	action := f.action
+	if action == powerLoss {
+		action = failpoint.Kill
+	}
+	if err := failpoint.Arm(file, f.point, action); err != nil {
 		return err
 	}
 	for end := time.Now().Add(4 * time.Second); time.Now().Before(end) && ctx.Err() == nil; pause(10 * time.Millisecond) {
@@ -293,10 +307,10 @@ func (i *injector) step(ctx context.Context, f fault, n *clustertest.Node) error
 	}
 	i.begin(f)
 	switch f.action {
-	case failpoint.Kill:
+	case failpoint.Kill, powerLoss:
 		n.Kill() // it did that itself; this waits for its end
 		i.wait(ctx, f.lasts)
-		if f.losesPower() {
+		if f.action == powerLoss {
 			if err := i.losePower(f, n); err != nil {
 				return err
 			}

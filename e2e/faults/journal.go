@@ -46,14 +46,20 @@ func value(o cluster.OID) string {
 // A recorder reads the journal while it grows, because nodes trim it.
 type recorder struct {
 	journal *journal.Journal
+	reading sync.Mutex // held while the journal is asked
 
-	mu   sync.Mutex
-	logs map[cluster.RepoID]*recorded
+	mu    sync.Mutex
+	logs  map[cluster.RepoID]*recorded
+	names map[string]cluster.RepoID
 }
 
 type recorded struct {
 	read cluster.Version
 	log  journalLog
+}
+
+func newRecorder(j *journal.Journal) *recorder {
+	return &recorder{journal: j, logs: map[cluster.RepoID]*recorded{}, names: map[string]cluster.RepoID{}}
 }
 
 // follow records until the context ends. It also looks by itself: a watch may stand
@@ -78,30 +84,44 @@ func (r *recorder) all(ctx context.Context, name string) (journalLog, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.mu.Lock()
+	r.names[name] = repo.ID
+	r.mu.Unlock()
 	return r.readTo(ctx, repo.ID, head.Version)
 }
 
-func (r *recorder) readTo(ctx context.Context, id cluster.RepoID, upTo cluster.Version) (journalLog, error) {
+// known is the log of a repository as far as it was read.
+func (r *recorder) known(name string) journalLog {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.logs == nil {
-		r.logs = map[cluster.RepoID]*recorded{}
+	if all := r.logs[r.names[name]]; all != nil {
+		return all.log
 	}
+	return nil
+}
+
+func (r *recorder) readTo(ctx context.Context, id cluster.RepoID, upTo cluster.Version) (journalLog, error) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	r.mu.Lock()
 	all := r.logs[id]
 	if all == nil {
 		all = &recorded{}
 		r.logs[id] = all
 	}
+	r.mu.Unlock()
 	for e, err := range r.journal.Entries(ctx, id, all.read, upTo) {
 		if err != nil {
 			return nil, fmt.Errorf("the journal after version %d: %w", all.read, err)
 		}
+		r.mu.Lock()
 		all.read = e.Version
 		updates := e.Updates
 		for _, p := range e.Pushes {
 			all.log = append(all.log, landed{e.Version, p.ID, p.Actor, e.Copies, foldUpdates(updates[:p.Refs])})
 			updates = updates[p.Refs:]
 		}
+		r.mu.Unlock()
 	}
 	return all.log, nil
 }

@@ -28,6 +28,12 @@ type patch struct{ file, old, new string }
 
 const imports = "import (\n"
 
+// helpers are the packages that patches call, and how it is seen that they do.
+var helpers = map[string]*regexp.Regexp{
+	"failpoint": regexp.MustCompile(`\bfailpoint\.(Hit|Unreached)\(`),
+	"disk":      regexp.MustCompile(`\bdisk\.(Sync|SyncFS|Environment)\(`),
+}
+
 // hit is the start of a statement that stops at a point.
 func hit(file, point, before string) patch {
 	return patch{file, before, "failpoint.Hit(\"" + point + "\")\n" + before}
@@ -74,40 +80,6 @@ var disks = []patch{
 // steps are the names of all points.
 var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "missed", "fetched", "replayed", "discarding"}
 
-// broken are engines that break a promise, by name.
-var broken = map[string][]patch{
-	// A push is acknowledged before the journal has decided.
-	"acknowledge-first": {
-		{"internal/engine/commit.go", "head, err := e.Journal.Append(", "b.acknowledge()\nhead, err := e.Journal.Append("},
-		{"internal/engine/commit.go", "p.results, p.err = results, err\n", "select {\ncase <-p.done:\nreturn\ndefault:\n}\np.results, p.err = results, err\n"},
-	},
-	// A reader gets the replica as it is.
-	"no-sync": {
-		{"internal/engine/engine.go", "if err := e.reach(ctx, r, at.Head, tell); err != nil {", "if r.noteHead(at.Head); r.isLoaded() && r.fence() == nil {\n} else if err := e.reach(ctx, r, at.Head, tell); err != nil {"},
-	},
-	// Of several entries that were missed, the first one's value stays.
-	"out-of-order": {
-		{"internal/engine/catchup.go", "m.last[u.Ref] = u.New\n", "if _, there := m.last[u.Ref]; !there {\nm.last[u.Ref] = u.New\n}\n"},
-	},
-	// A copy is confirmed that was never stored.
-	"empty-copy": {
-		{"internal/engine/copies.go", "if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {", "if true {\nio.Copy(io.Discard, pack)\nreturn e.Incarnation, nil\n}\nif err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {"},
-	},
-	// What was set aside is removed without a look at who came to need it.
-	"careless": {
-		{"internal/engine/housekeeping.go", "if needed[name] {", "if false {"},
-	},
-	// Names of files are not synced.
-	"nameless": {
-		{"internal/repository/sync.go", "func syncPath(path string) error {\n", "func syncPath(path string) error {\nreturn nil\n"},
-		{"internal/durable/durable.go", "func SyncDir(dir string) error {\n", "func SyncDir(dir string) error {\nreturn nil\n"},
-	},
-	// Nobody else has the objects of a push.
-	"one-copy": {
-		{"internal/engine/copies.go", "p.need = (len(peers)+1)/2 + 1", "p.need = 1"},
-	},
-}
-
 // build compiles the module's programs with patches into dir, and what their Git
 // processes load.
 func build(ctx context.Context, dir string, patches []patch) error {
@@ -137,8 +109,8 @@ func build(ctx context.Context, dir string, patches []patch) error {
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for i, path := range slices.Sorted(maps.Keys(texts)) {
 		text := texts[path]
-		for _, helper := range []string{"failpoint", "disk"} {
-			if regexp.MustCompile(`\b` + helper + `\.[A-Z]`).MatchString(text) {
+		for helper, called := range helpers {
+			if called.MatchString(text) {
 				text = strings.Replace(text, imports, imports+"\t\"gitcluster/e2e/faults/"+helper+"\"\n", 1)
 			}
 		}

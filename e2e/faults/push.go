@@ -73,7 +73,13 @@ func (k *client) plan(random *rand.Rand) pushPlan {
 		p.size = 200_000
 	}
 	p.first = random.IntN(2) == 0
-	if random.IntN(8) == 0 {
+	switch k.Aim {
+	case hot:
+		p.changes, p.atomic, p.first = []change{{Ref: k.refs[0], WasKnown: true, Value: "new"}}, false, true
+	case apart:
+		p.changes, p.atomic, p.first = []change{{Ref: ownRef(k.number), WasKnown: true, Value: "new"}}, false, false
+	}
+	if random.IntN(100) < k.Leftovers {
 		p.negotiates, p.leftover = true, random.IntN(1<<20)
 	}
 	return p
@@ -82,8 +88,8 @@ func (k *client) plan(random *rand.Rand) pushPlan {
 // push makes the commits for a plan, and pushes them.
 func (k *client) push(o operation, random *rand.Rand) error {
 	p := k.plan(random)
-	o.Kind, o.Atomic = "push", p.atomic
-	read := operation{Client: o.Client, Number: o.Number, Repo: o.Repo, Front: o.Front, Address: o.Address, Pinned: o.Pinned, Outcome: unknown}
+	o.Atomic = p.atomic
+	read := operation{Client: o.Client, Number: o.Number, Kind: "list", Repo: o.Repo, Front: o.Front, Address: o.Address, Pinned: o.Pinned, Outcome: unknown}
 	if p.first {
 		k.list(read)
 	}

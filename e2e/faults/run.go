@@ -27,20 +27,14 @@ type Settings struct {
 	For     time.Duration // how long clients work and faults happen
 	Clients int
 	Repos   int
+	Plan
 	// Settle is how long nodes may take, once nothing goes wrong any more, until
 	// all show the newest version of everything; 0 means a minute.
 	Settle time.Duration
+	// Hasty ends the work as soon as something is found.
+	Hasty bool
 	// Links has every node on a network of its own; the program must be enclosed.
 	Links bool
-	// Looks is of how many pushes in a hundred the disks are looked at in the moment
-	// of their "ok".
-	Looks int
-	// Upkeep is how many operations in a hundred have nodes gather packs and refs, and
-	// remove what no ref has reached for as long as Unreached, 0 for ten seconds.
-	Upkeep    int
-	Unreached time.Duration
-	// Only lists kinds of faults; none means all.
-	Only []string
 	// Bin is a folder with programs made by build, and Deep says that they are with the
 	// deep patches.
 	Bin  string
@@ -49,6 +43,43 @@ type Settings struct {
 	Dir string
 }
 
+// A Plan says what clients and faults are like.
+type Plan struct {
+	// Only lists kinds of faults, and Points and Actions what those called "step" are
+	// made of; none means all.
+	Only, Points, Actions []string
+	// Looks is of how many pushes in a hundred the disks are looked at in the moment
+	// of their "ok".
+	Looks int
+	// Upkeep is how many operations in a hundred have nodes gather packs and refs, and
+	// remove what no ref has reached for as long as Unreached.
+	Upkeep    int
+	Unreached time.Duration
+	// Leftovers is how many pushes in a hundred rely on what no ref may reach.
+	Leftovers int
+	// Aim has clients do nothing but add to a branch, if it is not mixed.
+	Aim aim
+	// Reads is how many operations in a hundred change nothing.
+	Reads int
+	// Pause is the longest time from the beginning of a fault to that of the next.
+	Pause time.Duration
+	// Longer is how much longer faults last than usual, and then one at a time; 0 is
+	// as usual.
+	Longer int
+}
+
+// An aim is what pushes change.
+type aim int
+
+const (
+	mixed aim = iota
+	hot       // one branch of all clients
+	apart     // of each client its own
+)
+
+// usual is the plan of a run that is to find whatever there is.
+var usual = Plan{Looks: 20, Upkeep: 4, Unreached: 10 * time.Second, Leftovers: 12, Reads: 50, Pause: 4 * time.Second}
+
 // A Summary is what came of a run.
 type Summary struct {
 	Settings
@@ -56,6 +87,7 @@ type Summary struct {
 	Acknowledged, Refused, Unknown int // changes of refs
 	Lost                           int // acknowledged changes that are not in the journal
 	Anomalies                      []string
+	Took                           time.Duration // from the start of the work to the end of all comparisons
 }
 
 func (s Summary) String() string {
@@ -80,9 +112,6 @@ func Run(ctx context.Context, s Settings) (sum Summary, err error) {
 	if s.Settle == 0 {
 		s.Settle = time.Minute
 	}
-	if s.Unreached == 0 {
-		s.Unreached = 10 * time.Second
-	}
 	sum.Settings = s
 	log, err := os.Create(filepath.Join(s.Dir, "events.jsonl"))
 	if err != nil {
@@ -103,7 +132,7 @@ func Run(ctx context.Context, s Settings) (sum Summary, err error) {
 		return sum, context.Cause(ctx)
 	}
 	r.check(ctx, &sum)
-	sum.Anomalies = r.history.anomalies
+	sum.Anomalies, sum.Took = r.history.anomalies, r.history.now()
 	return sum, nil
 }
 
@@ -126,6 +155,7 @@ type run struct {
 
 	clients     context.Context // ends with what clients do
 	stopClients context.CancelFunc
+	living      sync.WaitGroup
 	last        map[string]holding // by repository, when the faults were not yet healed
 }
 
@@ -181,7 +211,7 @@ func (r *run) open(ctx context.Context) (err error) {
 	if r.journal, err = r.cluster.OpenJournal(); err != nil {
 		return err
 	}
-	r.recorder = &recorder{journal: journal.New(r.journal)}
+	r.recorder = newRecorder(journal.New(r.journal))
 	return r.openFronts()
 }
 
@@ -294,15 +324,19 @@ func (r *run) work(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.For)
 	defer cancel()
 	for _, k := range clients {
-		start(func() error { return k.live(ctx) })
+		r.living.Add(1)
+		start(func() error { defer r.living.Done(); return k.live(ctx) })
 	}
 	start(func() error { r.recorder.follow(ctx, r.repos); return nil })
 	i := r.injector()
-	schedule := draw(r.Seed, int(r.For/(300*time.Millisecond))+1, r.has(), r.Only)
+	schedule := draw(r.Seed, int(r.For/shortestPause)+1, r.has(), r.Plan)
 	if len(schedule) > 0 {
 		start(func() error { return i.run(ctx, schedule) })
 	}
 	start(func() error { <-ctx.Done(); return r.lastLook(whole, i) })
+	if r.Hasty {
+		r.history.found = cancel
+	}
 	var err error
 	for range running {
 		if e := <-results; e != nil {
@@ -314,8 +348,12 @@ func (r *run) work(ctx context.Context) error {
 }
 
 func (r *run) injector() *injector {
-	return &injector{cluster: r.cluster, links: r.links, history: r.history, states: r.states, older: filepath.Join(r.folder, "older"), disk: r.disk, refill: r.refilled,
-		looked: make(chan struct{}), busy: make([]sync.Mutex, 3), failed: make(chan error, 1)}
+	most := 2
+	if r.Longer > 0 {
+		most = 1
+	}
+	return &injector{most: most, cluster: r.cluster, links: r.links, history: r.history, states: r.states, older: filepath.Join(r.folder, "older"), disk: r.disk, refill: r.refilled,
+		looked: make(chan struct{}), busy: make([]sync.Mutex, 3), failed: make(chan error, 1), holds: r.checkCopies}
 }
 
 // user makes the user that a client is, with a token.

@@ -291,7 +291,7 @@ func schedule(t *testing.T) *run {
 	if runtime.GOOS != "linux" {
 		t.Skip("the processes below a node are found in /proc")
 	}
-	r := &run{Settings: Settings{Repos: 1, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second, Links: noLinks == nil, Deep: isDeep},
+	r := &run{Settings: Settings{Repos: 1, Plan: usual, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second, Links: noLinks == nil, Deep: isDeep},
 		history: &history{start: time.Now(), log: io.Discard}, clients: t.Context()}
 	t.Cleanup(func() {
 		if err := r.close(); err != nil {

@@ -36,7 +36,7 @@ const (
 )
 
 // waitFor is how long that is.
-const waitFor = 1500 * time.Millisecond
+const waitFor = 2 * time.Second
 
 // Arm has the next process that comes to the point, and has the file in its
 // environment, do the action, once.
