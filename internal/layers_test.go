@@ -62,6 +62,7 @@ var layers = []struct {
 var testOnly = []string{
 	"e2e",
 	"e2e/faults",
+	"e2e/faults/disk",
 	"e2e/faults/failpoint",
 	"internal",
 	"internal/clustertest",

@@ -1,42 +1,47 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	"gitcluster/internal/admin"
-	"gitcluster/internal/cluster"
 	"gitcluster/internal/clustertest"
-	"gitcluster/internal/service"
 )
 
 // checkLimit bounds the search for an order of one ref's operations.
 const checkLimit = 2 * time.Minute
 
 // check compares what clients were told with what the journal and the disks have.
-func (r *run) check(sum *Summary) {
+func (r *run) check(ctx context.Context, sum *Summary) {
 	h := r.history
 	happened := map[string]bool{}
 	for _, repo := range r.repos {
-		log, err := r.journal(repo)
+		log, err := r.recorder.all(ctx, repo)
 		if err != nil {
-			h.anomaly("%v", err)
+			h.anomaly("%s: %v", repo, err)
 			continue
 		}
-		r.checkLog(repo, log)
+		for _, a := range checkLog(log, len(r.cluster.Nodes)/2+1) {
+			h.anomaly("%s: %s", repo, a)
+		}
+		for ref, value := range log.refs() {
+			if few := r.last[repo].few(value); few != "" {
+				h.anomaly("%s: at the end %s, which is at %.8s, %s", repo, ref, value, few)
+			}
+		}
 		for _, p := range log {
 			for _, u := range p.Updates {
 				happened[key(repo, string(u.Ref), value(u.Old), value(u.New))] = true
 				happened[key(repo, string(u.Ref), "", value(u.New))] = true
 			}
 		}
-		r.checkPushes(repo, log, sum)
+		for _, a := range sum.count(log, h.of(repo)) {
+			h.anomaly("%s: %s", repo, a)
+		}
 		r.checkDisks(repo)
 	}
 	for _, o := range h.operations {
@@ -67,121 +72,122 @@ func (r *run) check(sum *Summary) {
 
 func key(words ...string) string { return strings.Join(words, "\x00") }
 
-// value is "" for Git's way to write that there is none.
-func value(o cluster.OID) string {
-	if o.IsZero() {
-		return ""
-	}
-	return string(o)
-}
-
-// A journalLog is the pushes of a repository, the oldest first.
-type journalLog []service.PushRecord
-
-func (r *run) journal(repo string) (journalLog, error) {
-	res := r.cluster.Admin.Run("", "git-cluster", "log", repo, "--json", "-n", "1000000", "--data", r.cluster.Nodes[0].Data)
-	if err := res.Err(); err != nil {
-		return nil, err
-	}
-	var page admin.LogPage
-	if err := json.Unmarshal([]byte(res.Stdout), &page); err != nil {
-		return nil, err
-	}
-	// Newest first by version; the pushes of one version are in their order.
-	slices.SortStableFunc(page.Pushes, func(a, b service.PushRecord) int { return int(a.Version) - int(b.Version) })
-	return page.Pushes, nil
-}
-
-// refs are what the journal leads to.
-func (l journalLog) refs() map[string]string {
-	refs := map[string]string{}
-	for _, p := range l {
-		for _, u := range p.Updates {
-			if refs[string(u.Ref)] = value(u.New); u.New.IsZero() {
-				delete(refs, string(u.Ref))
-			}
-		}
-	}
-	return refs
-}
-
 // checkLog looks at the journal alone: every update begins where the one before it
-// ended, and enough nodes held what it needs.
-func (r *run) checkLog(repo string, log journalLog) {
+// ended, and enough nodes are said to have held what it needs.
+func checkLog(log journalLog, needed int) (anomalies []string) {
 	now := map[string]string{}
-	needed := len(r.cluster.Nodes)/2 + 1
 	for _, p := range log {
 		creates := false
 		for _, u := range p.Updates {
 			if now[string(u.Ref)] != value(u.Old) {
-				r.history.anomaly("%s: version %d replaces %s at %q, which is at %q", repo, p.Version, u.Ref, value(u.Old), now[string(u.Ref)])
+				anomalies = append(anomalies, fmt.Sprintf("version %d replaces %s at %q, which is at %q", p.Version, u.Ref, value(u.Old), now[string(u.Ref)]))
 			}
 			now[string(u.Ref)] = value(u.New)
 			creates = creates || !u.New.IsZero()
 		}
 		if creates && len(p.Copies) < needed {
-			r.history.anomaly("%s: version %d was acknowledged on %v, not on %d nodes", repo, p.Version, p.Copies, needed)
+			anomalies = append(anomalies, fmt.Sprintf("version %d was acknowledged on %v, not on %d nodes", p.Version, p.Copies, needed))
 		}
 	}
+	return anomalies
 }
 
-// checkPushes looks for what every client was told in the journal, and for
-// everything in the journal among what clients did.
-func (r *run) checkPushes(repo string, log journalLog, sum *Summary) {
-	type place struct{ version, times int }
-	in := map[string]place{} // by ref and new value, or what a deletion replaced
-	at := func(ref, was, now string) string {
-		if now == "" {
-			return key(ref, "deleted", was)
-		}
-		return key(ref, now)
+// actor is whose pushes a client's are in the journal.
+func actor(client int) string { return fmt.Sprintf("c%d", client) }
+
+// effect names what a change does. No two values are the same, so only deletions of
+// one value by one client share a name, of which at most one can take place.
+func effect(actor, ref, was, now string) string {
+	if now == "" {
+		return key(actor, ref, "deleted", was)
 	}
-	for _, p := range log {
-		for _, u := range p.Updates {
-			k := at(string(u.Ref), value(u.Old), value(u.New))
-			in[k] = place{int(p.Version), in[k].times + 1}
-		}
-	}
-	sent := map[string]bool{}
-	for _, o := range r.history.operations {
-		if o.Repo != repo {
-			continue
-		}
-		versions := map[int]bool{}
+	return key(actor, ref, now)
+}
+
+// An attempt is all changes of one effect, and where the journal has it.
+type attempt struct {
+	changes [3]int // by outcome: done, refused, unknown
+	why     string // one was refused
+	in      []landed
+	by      []int // operations that may have done it
+}
+
+// count compares what clients were told of their pushes to one repository with its
+// journal, both ways.
+func (s *Summary) count(log journalLog, operations []operation) (anomalies []string) {
+	wrong := func(what string, a ...any) { anomalies = append(anomalies, fmt.Sprintf(what, a...)) }
+	attempts := map[string]*attempt{}
+	for i, o := range operations {
 		for _, c := range o.Changes {
-			k := at(c.Ref, c.Was, c.Value)
-			sent[k] = true
-			found := in[k]
-			if c.Value != "" { // what one client deletes another may delete, too
-				versions[found.version] = true
+			k := effect(actor(o.Client), c.Ref, c.Was, c.Value)
+			a := attempts[k]
+			if a == nil {
+				a = &attempt{}
+				attempts[k] = a
 			}
 			switch c.Outcome {
 			case done:
-				sum.Acknowledged++
-				if found.times == 0 {
-					sum.Lost++
-				}
-				if found.times != 1 {
-					r.history.anomaly("%s: client %d, operation %d: %s to %.8q was acknowledged and is in the journal %d times", repo, o.Client, o.Number, c.Ref, c.Value, found.times)
-				}
+				s.Acknowledged++
+				a.changes[0]++
 			case refused:
-				sum.Refused++
-				if found.times > 0 && c.Value != "" {
-					r.history.anomaly("%s: client %d, operation %d: %s to %.8q was refused (%s) and is in version %d", repo, o.Client, o.Number, c.Ref, c.Value, c.Why, found.version)
-				}
+				s.Refused++
+				a.changes[1]++
+				a.why = c.Why
+				continue
 			case unknown:
-				sum.Unknown++
+				s.Unknown++
+				a.changes[2]++
+			}
+			a.by = append(a.by, i)
+		}
+	}
+	for _, p := range log {
+		pushed := map[int]bool{}
+		for _, u := range p.Updates {
+			a := attempts[effect(p.Actor, string(u.Ref), value(u.Old), value(u.New))]
+			if a == nil {
+				wrong("nobody pushed what version %d has: %s by %s from %.8q to %.8q", p.Version, u.Ref, p.Actor, value(u.Old), value(u.New))
+				continue
+			}
+			a.in = append(a.in, p)
+			if len(a.by) == 1 {
+				pushed[a.by[0]] = true
 			}
 		}
-		if o.Atomic && len(versions) > 1 {
-			r.history.anomaly("%s: client %d, operation %d was atomic and is in the versions %v (0: not there)", repo, o.Client, o.Number, versions)
+		if len(pushed) > 1 {
+			wrong("push %s of version %d is of %d operations of %s", p.ID, p.Version, len(pushed), p.Actor)
 		}
 	}
-	for k := range in {
-		if !sent[k] {
-			r.history.anomaly("%s: nobody pushed what the journal has: %q", repo, k)
+	for k, a := range attempts {
+		what := strings.ReplaceAll(k, "\x00", " ")
+		switch times := len(a.in); {
+		case times < a.changes[0]:
+			s.Lost += a.changes[0] - times
+			wrong("%s was acknowledged %d times and is in the journal %d times", what, a.changes[0], times)
+		case times > a.changes[0]+a.changes[2] && a.changes[1] > 0:
+			wrong("%s was refused (%s) and is in version %d", what, a.why, a.in[0].Version)
+		case times > 1:
+			wrong("%s is in the journal %d times", what, times)
 		}
 	}
+	for i, o := range operations {
+		pushes, missing := map[string]bool{}, false
+		for _, c := range o.Changes {
+			a := attempts[effect(actor(o.Client), c.Ref, c.Was, c.Value)]
+			switch {
+			case len(a.by) > 1, len(a.by) == 1 && a.by[0] != i:
+				// A deletion that was tried again: which one it was nobody knows.
+			case len(a.in) == 0:
+				missing = true
+			default:
+				pushes[a.in[0].ID] = true
+			}
+		}
+		if len(pushes) > 1 || o.Atomic && missing && len(pushes) > 0 {
+			wrong("client %d, operation %d (atomic: %v) is in the journal as %d pushes, parts missing: %v", o.Client, o.Number, o.Atomic, len(pushes), missing)
+		}
+	}
+	return anomalies
 }
 
 // checkDisks lets Git look at every replica, and finds what should not be there.
@@ -212,15 +218,7 @@ func (r *run) checkDisks(repo string) {
 
 // dir is the directory of a repository on a node.
 func (r *run) dir(n *clustertest.Node, repo string) (string, error) {
-	res := r.cluster.Admin.Run("", "git-cluster", "repo", "show", repo, "--json", "--data", r.cluster.Nodes[0].Data)
-	if err := res.Err(); err != nil {
-		return "", err
-	}
-	var view admin.RepoView
-	if err := json.Unmarshal([]byte(res.Stdout), &view); err != nil {
-		return "", err
-	}
-	id := string(view.ID)
+	id := r.ids[repo]
 	dir, err := filepath.EvalSymlinks(filepath.Join(n.Data, "repositories", id[:2], id+".git"))
 	if err != nil {
 		return "", fmt.Errorf("%s on %s: %w", repo, n.Name, err)

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -28,7 +30,7 @@ func TestMain(m *testing.M) {
 // TestFaults is a short run. A failure names the seed, which leads to the same
 // plans again.
 func TestFaults(t *testing.T) {
-	s := Settings{Seed: uint64(time.Now().Unix()), For: 15 * time.Second, Clients: 4, Repos: 2}
+	s := Settings{Seed: uint64(time.Now().Unix()), For: 15 * time.Second, Clients: 4, Repos: 2, Plan: usual}
 	if text := os.Getenv("GIT_CLUSTER_TEST_SECONDS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
@@ -49,20 +51,24 @@ func TestFaults(t *testing.T) {
 }
 
 // TestBrokenEngines has the run find what is wrong with engines that are broken on
-// purpose, each within a minute.
+// purpose, each within a minute of what clients and faults do, and of what then is
+// compared.
 func TestBrokenEngines(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(broken)) {
 		t.Run(name, func(t *testing.T) {
-			bin := programs(t, broken[name])
-			for seed := range uint64(6) {
-				sum := runFor(t, Settings{Seed: seed, For: 20 * time.Second, Clients: 4, Repos: 1, Bin: bin, Settle: 5 * time.Second})
+			bin := programs(t, broken[name].patches)
+			const limit = time.Minute
+			took := time.Duration(0)
+			for seed := uint64(0); took < limit; seed++ {
+				sum := runFor(t, Settings{Seed: seed, For: min(15*time.Second, limit-took), Clients: 4, Repos: 1, Plan: broken[name].plan, Bin: bin, Settle: 5 * time.Second, Hasty: true})
 				t.Log(sum)
-				if len(sum.Anomalies) > 0 {
-					t.Logf("found: %.300s", sum.Anomalies[0])
+				took += sum.Took
+				if len(sum.Anomalies) > 0 && took <= limit {
+					t.Logf("found within %v: %.300s", took.Round(time.Second/10), sum.Anomalies[0])
 					return
 				}
 			}
-			t.Error("nothing was found in a minute")
+			t.Errorf("nothing was found in %v", took)
 		})
 	}
 }
@@ -71,15 +77,22 @@ func TestBrokenEngines(t *testing.T) {
 func programs(t *testing.T, wrong []patch) string {
 	t.Helper()
 	bin := t.TempDir()
-	if err := build(t.Context(), bin, slices.Concat(points, wrong)); err != nil {
+	patches := slices.Concat(points, hurries, disks, wrong)
+	if isDeep {
+		patches = append(patches, deep...)
+	}
+	if err := build(t.Context(), bin, patches); err != nil {
 		t.Fatal(err)
 	}
 	return bin
 }
 
+// isDeep says that clocks are to jump, too. Everything is compiled anew for that.
+var isDeep = os.Getenv("GIT_CLUSTER_TEST_DEEP") != ""
+
 func runFor(t *testing.T, s Settings) Summary {
 	t.Helper()
-	s.Links, s.Dir = noLinks == nil, t.TempDir()
+	s.Links, s.Deep, s.Dir = noLinks == nil, isDeep, t.TempDir()
 	if noLinks != nil {
 		t.Logf("without faults of the network and full disks: %v", noLinks)
 	}
@@ -90,10 +103,29 @@ func runFor(t *testing.T, s Settings) Summary {
 	return sum
 }
 
-// TestSeed holds that a seed always leads to the same faults.
+// TestSeed holds that a seed always leads to the same faults, and to the same plans of
+// every client.
 func TestSeed(t *testing.T) {
-	if !slices.Equal(draw(5, 500, true, nil), draw(5, 500, true, nil)) || slices.Equal(draw(5, 500, true, nil), draw(6, 500, true, nil)) {
-		t.Error("a schedule depends on something else than its seed")
+	has := []means{nothing, links, preload, clocks}
+	plans := func(seed uint64, number int) string {
+		k := &client{run: &run{Settings: Settings{Plan: usual}, repos: []string{"a", "b"}}, random: randomOf(seed, number), refs: sharedRefs}
+		text := ""
+		for range 300 {
+			i := k.next()
+			text += fmt.Sprintf("%+v %+v\n", i, k.plan(rand.New(rand.NewPCG(i.seed[0], i.seed[1]))))
+		}
+		return text
+	}
+	for what, of := range map[string]func(seed uint64) string{
+		"the faults":      func(seed uint64) string { return fmt.Sprint(draw(seed, 500, has, usual)) },
+		"a client's plan": func(seed uint64) string { return plans(seed, 1) },
+	} {
+		if of(5) != of(5) || of(5) == of(6) {
+			t.Errorf("%s: depends on something else than the seed, or not on the seed", what)
+		}
+	}
+	if plans(5, 1) == plans(5, 2) {
+		t.Error("two clients have the same plan")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ type operation struct {
 	Number  int               `json:"number"`
 	Kind    string            `json:"kind"`
 	Repo    string            `json:"repo"`
+	Front   front             `json:"front"`
 	Address string            `json:"address"`
 	Pinned  string            `json:"pinned,omitempty"`
 	Start   time.Duration     `json:"start"`
@@ -51,18 +53,60 @@ type operation struct {
 	Only    []string `json:"only,omitempty"`
 	Changes []change `json:"changes,omitempty"`
 	Atomic  bool     `json:"atomic,omitempty"`
-	Said    string   `json:"said,omitempty"`
+	// Leftover says that the push was made to rely on what no ref may reach.
+	Leftover bool   `json:"leftover,omitempty"`
+	Said     string `json:"said,omitempty"`
 }
 
 // A history is what happened, and in which order.
 type history struct {
-	start time.Time
+	start     time.Time
+	unreached time.Duration
 
 	mu         sync.Mutex
 	log        io.Writer
 	operations []operation
 	faults     int
 	anomalies  []string
+	found      func() // called with each of them, if not nil
+	wipes      []*wipe
+}
+
+// A wipe is a node's disk that is taken away: it holds nothing that was acknowledged
+// before the node runs again, and not everything before it is full again.
+type wipe struct {
+	node               string
+	from, runs, refill time.Duration
+}
+
+// wipe notes the beginning of one; it must not have taken place yet.
+func (h *history) wipe(node string) *wipe {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := &wipe{node, time.Since(h.start), forever, forever}
+	h.wipes = append(h.wipes, w)
+	return w
+}
+
+// ended notes the end of a part of a wipe.
+func (h *history) ended(part *time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	*part = time.Since(h.start)
+}
+
+// wiped counts the nodes whose disks may lack what was acknowledged at a moment or
+// later; with all, or long before.
+func (h *history) wiped(at time.Duration, all bool) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	nodes := map[string]bool{}
+	for _, w := range h.wipes {
+		if w.runs >= at || all && w.refill >= at {
+			nodes[w.node] = true
+		}
+	}
+	return len(nodes)
 }
 
 func (h *history) now() time.Duration { return time.Since(h.start) }
@@ -72,7 +116,10 @@ func (h *history) add(o operation) {
 	h.operations = append(h.operations, o)
 	h.write(o)
 	h.mu.Unlock()
-	if damaged(o.Said) {
+	// What no ref reaches goes after a while, here a short one: who finds something
+	// there, and asks for it after that, may be refused.
+	excused := o.Leftover || o.Kind != "maintain" && o.End-o.Start > h.unreached
+	if damaged(o.Said) && !excused {
 		h.anomaly("client %d, operation %d, %s at %s%s: %s", o.Client, o.Number, o.Kind, o.Address, o.Pinned, o.Said)
 	}
 }
@@ -81,7 +128,29 @@ func (h *history) add(o operation) {
 // nobody touches the replicas but the nodes.
 func damaged(said string) bool {
 	signs := []string{"did not send all necessary objects", "not our ref", "missing necessary objects", "unable to read", "corrupt", "is fenced", "panic"}
-	return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(said, sign) })
+	return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(said, sign) }) || lacking.MatchString(said)
+}
+
+// lacking is how Git complains of an object; of a server it uses nearly the same words.
+var lacking = regexp.MustCompile(`Could not read [0-9a-f]{40}`)
+
+// isWiped reports whether a node's disk may lack what it once held.
+func (h *history) isWiped(node string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.wipes, func(w *wipe) bool { return w.node == node && w.refill == forever })
+}
+
+// of returns the operations on a repository.
+func (h *history) of(repo string) (all []operation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, o := range h.operations {
+		if o.Repo == repo {
+			all = append(all, o)
+		}
+	}
+	return all
 }
 
 // anomaly notes what must not happen.
@@ -91,6 +160,9 @@ func (h *history) anomaly(what string, a ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.anomalies = append(h.anomalies, text)
+	if h.found != nil {
+		h.found()
+	}
 }
 
 // note logs what the injector or the run itself does.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -31,63 +30,95 @@ type fault struct {
 func (f fault) String() string {
 	text := fmt.Sprintf("%s node%d", f.kind, f.node+1)
 	switch f.kind {
-	case "cut", "cut one way":
+	case "cut", "cut one way", "cut journal one way":
 		text += fmt.Sprintf(" node%d", f.other+1)
+	case "clock jump":
+		text += fmt.Sprintf(" by %v", f.jumps())
 	case "step":
 		text += " " + f.action + " at " + f.point
 	}
 	return fmt.Sprintf("%s, %v", text, f.lasts.Round(time.Millisecond))
 }
 
-// kinds are the faults and how often each is drawn. Those that need links are left
-// out where there are none.
+// powerLoss is what may happen at a step beside the actions that the node itself knows:
+// it is killed, and loses what it has not synced.
+const powerLoss = "power loss"
+
+// means is what a fault needs that not every machine has.
+type means int
+
+const (
+	nothing means = iota
+	links         // between the nodes, each a machine of its own as far as the network goes
+	preload       // a library that the Git processes of a node load
+	clocks        // of nodes that can be set
+)
+
+// kinds are the faults and how often each is drawn.
 var kinds = []struct {
 	name   string
 	weight int
-	links  bool
+	needs  means
 }{
-	{"kill", 10, false},
-	{"kill two", 2, false},
-	{"power cut", 2, false}, // of all
-	{"pause", 8, false},
-	{"slow", 5, false}, // runs a tenth of the time
-	{"step", 34, false},
-	{"kill git", 8, false}, // one of the node's children alone
-	{"cut", 8, true},
-	{"cut one way", 6, true},
-	{"isolate", 8, true}, // from the other nodes
-	{"cut clients", 6, true},
-	{"full disk", 3, true},
-	{"wipe", 2, false},    // all replicas of a node are gone
-	{"restore", 2, false}, // and here there are older ones
+	{"kill", 8, nothing},
+	{"kill two", 2, nothing},
+	{"power cut", 2, nothing}, // of all
+	{"power loss", 5, preload},
+	{"pause", 8, nothing},
+	{"slow", 5, nothing}, // runs a tenth of the time
+	{"slow disk", 7, preload},
+	{"clock jump", 6, clocks},
+	{"step", 34, nothing},
+	{"kill git", 8, nothing}, // one of the node's children alone
+	{"cut", 6, links},
+	{"cut one way", 4, links},
+	{"isolate", 6, links},     // from the other nodes
+	{"cut journal", 6, links}, // from the other nodes' journal servers, and they from its own
+	{"cut journal one way", 3, links},
+	{"cut peers", 6, links}, // from the other nodes, but not from the journal
+	{"cut clients", 5, links},
+	{"full disk", 3, links},
+	{"wipe", 2, nothing},    // all replicas of a node are gone
+	{"restore", 2, nothing}, // and here there are older ones
 }
 
-// draw makes the schedule of a run: n faults of the kinds in only, or of all that
-// there can be.
-func draw(seed uint64, n int, links bool, only []string) []fault {
+// shortestPause is the least time from the beginning of a fault to that of the next.
+const shortestPause = 200 * time.Millisecond
+
+// draw makes the schedule of a run: n faults of the kinds that are planned and for which
+// there are means.
+func draw(seed uint64, n int, has []means, p Plan) []fault {
 	random := rand.New(rand.NewPCG(seed, 1<<32))
 	var names []string
 	for _, k := range kinds {
-		if (links || !k.links) && (len(only) == 0 || slices.Contains(only, k.name)) {
+		if slices.Contains(has, k.needs) && (len(p.Only) == 0 || slices.Contains(p.Only, k.name)) {
 			names = append(names, slices.Repeat([]string{k.name}, k.weight)...)
 		}
 	}
 	if len(names) == 0 {
 		return nil
 	}
+	points, actions := steps, []string{failpoint.Kill, powerLoss, failpoint.Stop, failpoint.Wait}
+	if len(p.Points) > 0 {
+		points = p.Points
+	}
+	if len(p.Actions) > 0 {
+		actions = p.Actions
+	}
 	schedule := make([]fault, n)
 	for i := range schedule {
 		f := fault{kind: names[random.IntN(len(names))], node: random.IntN(3), choice: random.Uint64(),
-			after: 300*time.Millisecond + time.Duration(random.Int64N(int64(2500*time.Millisecond))),
+			after: shortestPause + time.Duration(random.Int64N(int64(max(p.Pause, shortestPause)))),
 			lasts: 100*time.Millisecond + time.Duration(random.Int64N(int64(3*time.Second)))}
 		f.other = (f.node + 1 + random.IntN(2)) % 3
-		f.point, f.action = steps[random.IntN(len(steps))], []string{failpoint.Kill, failpoint.Stop}[random.IntN(2)]
-		if f.point == "answer" && random.IntN(2) == 0 {
+		f.point, f.action = points[random.IntN(len(points))], actions[random.IntN(len(actions))]
+		if f.point == "answer" && random.IntN(2) == 0 && len(p.Actions) == 0 {
 			f.action = failpoint.Lose
 		}
-		if random.IntN(8) == 0 {
+		if random.IntN(12) == 0 {
 			f.lasts *= 4 // longer than most of what waits does
 		}
+		f.lasts *= time.Duration(max(1, p.Longer))
 		if f.kind == "full disk" {
 			f.node = 2
 		}
@@ -96,24 +127,27 @@ func draw(seed uint64, n int, links bool, only []string) []fault {
 	return schedule
 }
 
-// An injector makes faults happen, two at a time at most.
+// An injector makes faults happen.
 type injector struct {
+	most    int // at a time
 	cluster *clustertest.Cluster
 	links   *clustertest.Links // or nil
 	history *history
-	older   string // where an older copy of a node's replicas is kept
-	disk    string // the small one that the third node's replicas are on, or ""
+	states  map[string]string // by node: what its disk remembers, where it does
+	older   string            // where an older copy of a node's replicas is kept
+	disk    string            // the small one that the third node's replicas are on, or ""
+	looked  chan struct{}     // closed when, after the end, faults may be undone
 	busy    []sync.Mutex
 	refill  func(ctx context.Context, node string) error // waits until a node has everything again
 	alone   sync.Mutex                                   // held by what must not happen to two nodes at once
 	failed  chan error
+	holds   func(n *clustertest.Node) // looks whether a disk has what it was counted for
 }
 
 // run makes the faults of the schedule until the context ends, and undoes all of
 // them.
 func (i *injector) run(ctx context.Context, schedule []fault) error {
-	i.busy, i.failed = make([]sync.Mutex, 3), make(chan error, 1)
-	slots := make(chan struct{}, 2)
+	slots := make(chan struct{}, i.most)
 	var all sync.WaitGroup
 	defer all.Wait()
 	for _, f := range schedule {
@@ -144,7 +178,7 @@ func (i *injector) run(ctx context.Context, schedule []fault) error {
 func (i *injector) inject(ctx context.Context, f fault) error {
 	n := i.cluster.Nodes[f.node]
 	switch f.kind {
-	case "cut", "cut one way", "isolate", "cut clients":
+	case "cut", "cut one way", "isolate", "cut journal", "cut journal one way", "cut peers", "cut clients":
 		return i.cut(ctx, f)
 	case "kill two", "power cut":
 		return i.killSeveral(ctx, f)
@@ -164,17 +198,19 @@ func (i *injector) inject(ctx context.Context, f fault) error {
 	switch f.kind {
 	case "kill":
 		n.Kill()
-		sleep(ctx, f.lasts)
+		i.wait(ctx, f.lasts)
 		return start(n)
 	case "pause":
-		err := n.Pause()
-		sleep(ctx, f.lasts)
-		return errors.Join(err, n.Resume())
+		release := n.Hold()
+		i.wait(ctx, f.lasts)
+		release()
+		return nil
 	case "slow":
 		for end := time.Now().Add(2 * f.lasts); time.Now().Before(end) && ctx.Err() == nil; {
-			if err := errors.Join(n.Pause(), pause(45*time.Millisecond), n.Resume(), pause(5*time.Millisecond)); err != nil {
-				return err
-			}
+			release := n.Hold()
+			pause(45 * time.Millisecond)
+			release()
+			pause(5 * time.Millisecond)
 		}
 		return nil
 	case "step":
@@ -182,6 +218,14 @@ func (i *injector) inject(ctx context.Context, f fault) error {
 	case "kill git":
 		i.killChild(f, n)
 		return nil
+	case "clock jump":
+		return i.jump(ctx, f, n)
+	case "slow disk":
+		return i.slowDisk(ctx, f, n)
+	case "power loss":
+		n.Kill()
+		i.wait(ctx, f.lasts)
+		return errors.Join(i.losePower(f, n), start(n))
 	case "full disk":
 		return i.fill(ctx, f, n)
 	case "wipe", "restore":
@@ -195,33 +239,6 @@ func (i *injector) begin(f fault) {
 	i.history.mu.Lock()
 	i.history.faults++
 	i.history.mu.Unlock()
-}
-
-func (i *injector) cut(ctx context.Context, f fault) error {
-	name := func(k int) string { return i.cluster.Nodes[k%3].Name }
-	var pairs [][2]string
-	both := func(a, b string) { pairs = append(pairs, [2]string{a, b}, [2]string{b, a}) }
-	switch f.kind {
-	case "cut":
-		both(name(f.node), name(f.other))
-	case "cut one way":
-		pairs = [][2]string{{name(f.node), name(f.other)}}
-	case "isolate":
-		both(name(f.node), name(f.node+1))
-		both(name(f.node), name(f.node+2))
-	case "cut clients":
-		both(name(f.node), clustertest.Clients)
-	}
-	i.begin(f)
-	var err error
-	for _, p := range pairs {
-		err = errors.Join(err, i.links.Cut(p[0], p[1]))
-	}
-	sleep(ctx, 2*f.lasts)
-	for _, p := range pairs {
-		err = errors.Join(err, i.links.Heal(p[0], p[1]))
-	}
-	return err
 }
 
 func (i *injector) killSeveral(ctx context.Context, f fault) error {
@@ -240,8 +257,13 @@ func (i *injector) killSeveral(ctx context.Context, f fault) error {
 	for _, n := range down {
 		n.Kill()
 	}
-	sleep(ctx, f.lasts)
+	i.wait(ctx, f.lasts)
 	for _, n := range down {
+		if f.kind == "power cut" {
+			if err := i.losePower(f, n); err != nil {
+				return err
+			}
+		}
 		if err := n.Launch(); err != nil {
 			return err
 		}
@@ -268,7 +290,11 @@ func start(n *clustertest.Node) error {
 // there. If it does not come there soon, nothing has happened.
 func (i *injector) step(ctx context.Context, f fault, n *clustertest.Node) error {
 	file := armed(n)
-	if err := failpoint.Arm(file, f.point, f.action); err != nil {
+	action := f.action
+	if action == powerLoss {
+		action = failpoint.Kill
+	}
+	if err := failpoint.Arm(file, f.point, action); err != nil {
 		return err
 	}
 	for end := time.Now().Add(4 * time.Second); time.Now().Before(end) && ctx.Err() == nil; pause(10 * time.Millisecond) {
@@ -281,61 +307,31 @@ func (i *injector) step(ctx context.Context, f fault, n *clustertest.Node) error
 	}
 	i.begin(f)
 	switch f.action {
-	case failpoint.Kill:
+	case failpoint.Kill, powerLoss:
 		n.Kill() // it did that itself; this waits for its end
-		sleep(ctx, f.lasts)
+		i.wait(ctx, f.lasts)
+		if f.action == powerLoss {
+			if err := i.losePower(f, n); err != nil {
+				return err
+			}
+		}
 		return start(n)
 	case failpoint.Stop:
-		sleep(ctx, f.lasts)
-		// The signal that stops it may still be on its way.
-		return errors.Join(pause(50*time.Millisecond), n.Resume())
+		release := n.Hold() // the signal that stops it may still be on its way
+		i.wait(ctx, f.lasts)
+		release()
 	}
 	return nil
 }
 
 func armed(n *clustertest.Node) string { return n.Data + ".failpoint" }
 
-// fill leaves no room on the disk with the node's replicas.
-func (i *injector) fill(ctx context.Context, f fault, n *clustertest.Node) error {
-	filler := filepath.Join(i.disk, "filler")
-	file, err := os.Create(filler)
-	if err != nil {
-		return err
+// wait lets a fault last. One that the end finds lasts until the disks have been
+// looked at.
+func (i *injector) wait(ctx context.Context, d time.Duration) {
+	if !sleep(ctx, d) {
+		<-i.looked
 	}
-	defer file.Close()
-	for block := make([]byte, 1<<20); len(block) > 0; {
-		if _, err := file.Write(block); err != nil {
-			block = block[:len(block)/2]
-		}
-	}
-	sleep(ctx, 2*f.lasts)
-	return os.Remove(filler)
-}
-
-// wipe takes all replicas of a node away, or puts older ones in their place. The
-// node gets them back by itself; until it has, no other loses its own.
-func (i *injector) wipe(ctx context.Context, f fault, n *clustertest.Node) error {
-	if !i.alone.TryLock() {
-		return nil
-	}
-	defer i.alone.Unlock()
-	n.Kill()
-	replicas := filepath.Join(n.Data, "repositories")
-	older := filepath.Join(i.older, n.Name)
-	script := `find "$1/" -mindepth 1 -delete`
-	if f.kind == "restore" {
-		// What is there now is what the next time is older.
-		script = `mkdir -p "$2/new" && cp -a "$1/." "$2/new" && find "$1/" -mindepth 1 -delete &&
-			if [ -d "$2/old" ]; then cp -a "$2/old/." "$1/"; fi && rm -rf "$2/old" && mv "$2/new" "$2/old"`
-	}
-	if err := i.cluster.Admin.Run("", "sh", "-c", script, "sh", replicas, older).Err(); err != nil {
-		return err
-	}
-	sleep(ctx, f.lasts)
-	if err := start(n); err != nil {
-		return err
-	}
-	return i.refill(ctx, n.Name)
 }
 
 // sleep waits, and reports whether the context still goes on.
@@ -350,7 +346,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func pause(d time.Duration) error {
-	time.Sleep(d)
-	return nil
-}
+func pause(d time.Duration) { time.Sleep(d) }

@@ -28,23 +28,30 @@ import (
 )
 
 func main() {
-	var s Settings
+	s := Settings{Plan: usual}
 	minutes := flag.Float64("minutes", 1, "how long clients work and faults happen, in each run")
 	flag.Uint64Var(&s.Seed, "seed", uint64(time.Now().UnixNano())%1_000_000, "seed of the first run")
 	runs := flag.Int("runs", 1, "how many runs, each with the next seed")
 	flag.IntVar(&s.Clients, "clients", 5, "how many clients work at a time")
 	flag.IntVar(&s.Repos, "repos", 2, "how many repositories they share")
-	wrong := flag.String("break", "", "break the engine on purpose: acknowledge-first, no-sync, out-of-order or one-copy")
+	wrong := flag.String("break", "", fmt.Sprintf("break the engine on purpose: %v", slices.Sorted(maps.Keys(broken))))
+	flag.IntVar(&s.Looks, "looks", usual.Looks, "of how many pushes in a hundred the disks are looked at in the moment of \"ok\"")
+	flag.IntVar(&s.Upkeep, "upkeep", usual.Upkeep, "how many operations in a hundred gather packs and refs")
 	only := flag.String("only", "", "kinds of faults, separated by commas (default: all)")
+	shallow := flag.Bool("shallow", false, "leave the standard library as it is: no clock jumps, and no slow disk of the journal; saves minutes the first time")
 	keep := flag.String("logs", "", "folder to leave the logs in (default: only those of a run that found something)")
 	flag.Parse()
 	s.For = time.Duration(*minutes * float64(time.Minute))
 	if *only != "" {
 		s.Only = strings.Split(*only, ",")
 	}
-	if _, known := broken[*wrong]; *wrong != "" && !known {
-		fmt.Fprintf(os.Stderr, "--break %q: use one of %v\n", *wrong, slices.Sorted(maps.Keys(broken)))
-		os.Exit(2)
+	if *wrong != "" {
+		w, known := broken[*wrong]
+		if !known {
+			fmt.Fprintf(os.Stderr, "--break %q: use one of %v\n", *wrong, slices.Sorted(maps.Keys(broken)))
+			os.Exit(2)
+		}
+		s.Plan, s.Hasty = w.plan, true
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -57,7 +64,11 @@ func main() {
 	}
 	s.Links = err == nil
 	if s.Bin, err = os.MkdirTemp("", "faults-bin-"); err == nil {
-		err = build(ctx, s.Bin, slices.Concat(points, broken[*wrong]))
+		patches := slices.Concat(points, hurries, disks, broken[*wrong].patches)
+		if s.Deep = !*shallow; s.Deep {
+			patches = append(patches, deep...)
+		}
+		err = build(ctx, s.Bin, patches)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -7,10 +7,14 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
+	"gitcluster/e2e/faults/disk"
 	"gitcluster/internal/clustertest"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
 )
 
 // A fault run needs nodes that can be stopped in the middle of their code, and its
@@ -18,10 +22,17 @@ import (
 // should know of: their source is changed for these builds alone, through the Go
 // command's overlay. A change whose place is gone is an error.
 
-// A patch replaces one piece of a source file, which must be there exactly once.
+// A patch replaces one piece of a source file, which must be there exactly once, or
+// where there is nothing to replace is a file of its own.
 type patch struct{ file, old, new string }
 
 const imports = "import (\n"
+
+// helpers are the packages that patches call, and how it is seen that they do.
+var helpers = map[string]*regexp.Regexp{
+	"failpoint": regexp.MustCompile(`\bfailpoint\.(Hit|Unreached)\(`),
+	"disk":      regexp.MustCompile(`\bdisk\.(Sync|SyncFS|Environment)\(`),
+}
 
 // hit is the start of a statement that stops at a point.
 func hit(file, point, before string) patch {
@@ -35,46 +46,56 @@ var points = []patch{
 	{"internal/journal/append.go", "r, err := txn()\n", "r, err := txn()\nif err == nil && r.Succeeded && failpoint.Hit(\"answer\") {\nr, err = nil, context.DeadlineExceeded\n}\n"},
 	// A peer has stored a copy and its answer is not sent.
 	hit("internal/engine/copies.go", "taken", "return e.Incarnation, r.fence()"),
+	// A catch-up lacks objects and has asked for none.
+	hit("internal/engine/fetch.go", "missed", "var failures []error\n\tfor _, device := range e.sources(newest) {"),
 	// A catch-up has the objects and not the refs; has the refs, and not its position.
 	hit("internal/engine/catchup.go", "fetched", "if err := write(ctx, r.repo, r.table, updates); err != nil {"),
 	hit("internal/engine/catchup.go", "replayed", "if r.table.Digest() != head.Digest {"),
 }
 
-// steps are the names of all points.
-var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "fetched", "replayed"}
-
-// broken are engines that break a promise, by name.
-var broken = map[string][]patch{
-	// A push is acknowledged before the journal has decided.
-	"acknowledge-first": {
-		{"internal/engine/commit.go", "head, err := e.Journal.Append(", "b.acknowledge()\nhead, err := e.Journal.Append("},
-		{"internal/engine/commit.go", "p.results, p.err = results, err\n", "select {\ncase <-p.done:\nreturn\ndefault:\n}\np.results, p.err = results, err\n"},
-	},
-	// A reader gets the replica as it is.
-	"no-sync": {
-		{"internal/engine/engine.go", "if err := e.reach(ctx, r, at.Head, tell); err != nil {", "if r.noteHead(at.Head); r.isLoaded() && r.fence() == nil {\n} else if err := e.reach(ctx, r, at.Head, tell); err != nil {"},
-	},
-	// Of several entries that were missed, the first one's value stays.
-	"out-of-order": {
-		{"internal/engine/catchup.go", "m.last[u.Ref] = u.New\n", "if _, there := m.last[u.Ref]; !there {\nm.last[u.Ref] = u.New\n}\n"},
-	},
-	// Nobody else has the objects of a push.
-	"one-copy": {
-		{"internal/engine/copies.go", "p.need = (len(peers)+1)/2 + 1", "p.need = 1"},
-	},
+// hurries have things happen in seconds that otherwise take days, or many pushes.
+var hurries = []patch{
+	{"internal/engine/engine.go", "o.Unreached = 14 * 24 * time.Hour", "o.Unreached = failpoint.Unreached()"},
+	{"internal/engine/engine.go", "o.Keep = 10_000", "o.Keep = 24"},
+	{"internal/engine/engine.go", "o.Housekeeping = upkeepSlot", "o.Housekeeping = upkeepSlot / 2"},
+	{"internal/engine/housekeeping.go", "const upkeepSlot = 10 * time.Minute", "const upkeepSlot = 10 * time.Second"},
+	{"internal/engine/housekeeping.go", "const upkeepRetry = 6 * time.Hour", "const upkeepRetry = 6 * time.Second"},
+	{"internal/engine/housekeeping.go", "manyPacks   = 24 ", "manyPacks   = 6 "},
+	{"internal/engine/housekeeping.go", "manyRefs    = 1000 ", "manyRefs    = 100 "},
+	{"internal/journal/append.go", "const chunkBytes = 512 << 10", "const chunkBytes = 16 << 10"},
 }
 
-// build compiles the module's programs with patches into dir.
+// disks are where a node syncs what it has written, so that a disk can be slow and can
+// lose what was not synced.
+var disks = []patch{
+	{"internal/repository/sync.go", "return f.Sync()", "return disk.Sync(f)"},
+	{"internal/repository/syncfs_linux.go", `return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))`,
+		`return disk.SyncFS(f, func() error { return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))) })`},
+	{"internal/durable/durable.go", "if err := f.Sync(); err != nil {", "if err := disk.Sync(f); err != nil {"},
+	{"internal/durable/durable.go", "return f.Sync()", "return disk.Sync(f)"},
+	// A Git process's are in a library that it loads.
+	{"internal/gitexec/gitexec.go", "p.cmd.Env, p.cmd.Dir = c.Env, c.Dir", "p.cmd.Env, p.cmd.Dir = disk.Environment(c.Env), c.Dir"},
+}
+
+// steps are the names of all points.
+var steps = []string{"prepared", "appended", "written", "applied", "answer", "taken", "missed", "fetched", "replayed", "discarding"}
+
+// build compiles the module's programs with patches into dir, and what their Git
+// processes load.
 func build(ctx context.Context, dir string, patches []patch) error {
-	root, err := clustertest.ModuleRoot()
-	if err != nil {
-		return err
-	}
-	texts := map[string]string{}
+	texts := map[string]string{} // by path
 	for _, p := range patches {
-		text, ok := texts[p.file]
+		path, err := source(ctx, p.file)
+		if err != nil {
+			return err
+		}
+		if p.old == "" { // a file of its own
+			texts[path] = p.new
+			continue
+		}
+		text, ok := texts[path]
 		if !ok {
-			data, err := os.ReadFile(filepath.Join(root, p.file))
+			data, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
@@ -83,19 +104,21 @@ func build(ctx context.Context, dir string, patches []patch) error {
 		if n := strings.Count(text, p.old); n != 1 {
 			return fmt.Errorf("%s has %d times what is to be replaced: %q", p.file, n, p.old)
 		}
-		texts[p.file] = strings.Replace(text, p.old, p.new, 1)
+		texts[path] = strings.Replace(text, p.old, p.new, 1)
 	}
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
-	for i, file := range slices.Sorted(maps.Keys(texts)) {
-		text := texts[file]
-		if strings.Contains(text, "failpoint.") {
-			text = strings.Replace(text, imports, imports+"\t\"gitcluster/e2e/faults/failpoint\"\n", 1)
+	for i, path := range slices.Sorted(maps.Keys(texts)) {
+		text := texts[path]
+		for helper, called := range helpers {
+			if called.MatchString(text) {
+				text = strings.Replace(text, imports, imports+"\t\"gitcluster/e2e/faults/"+helper+"\"\n", 1)
+			}
 		}
 		copied := filepath.Join(dir, fmt.Sprintf("patched%d.go", i))
 		if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
 			return err
 		}
-		overlay.Replace[filepath.Join(root, file)] = copied
+		overlay.Replace[path] = copied
 	}
 	data, err := json.Marshal(overlay)
 	if err != nil {
@@ -105,5 +128,26 @@ func build(ctx context.Context, dir string, patches []patch) error {
 	if err := os.WriteFile(list, data, 0o600); err != nil {
 		return err
 	}
-	return clustertest.Build(ctx, dir, "-overlay", list)
+	if err := clustertest.Build(ctx, dir, "-overlay", list); err != nil {
+		return err
+	}
+	return compile(ctx, dir)
+}
+
+// library is what compile makes.
+func library(dir string) string { return filepath.Join(dir, "preload.so") }
+
+// compile makes the library that Git processes load. Without a compiler for C there is
+// none, and no fault of disks.
+func compile(ctx context.Context, dir string) error {
+	cc, err := gitexec.Find("cc")
+	if err != nil {
+		return nil
+	}
+	source := filepath.Join(dir, "preload.c")
+	if err := os.WriteFile(source, []byte(disk.Source), 0o600); err != nil {
+		return err
+	}
+	c := gitcmd.Command{Args: []string{cc, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library(dir), source}, Env: os.Environ()}
+	return new(gitexec.Runner).Run(ctx, c, gitexec.IO{})
 }

@@ -97,13 +97,202 @@ func TestNegotiationWithWhatIsLeft(t *testing.T) {
 	}
 }
 
+// TestCutFromTheJournalAlone has a node whose journal server hears nothing of the
+// others, while the node itself does: it serves nobody, and it holds copies.
+func TestCutFromTheJournalAlone(t *testing.T) {
+	r := schedule(t)
+	k, ref := r.someone(t, "main")
+	cut, heal := r.severing(t, "cut journal")
+	cut()
+	head := k.make(t, "")
+	if o := k.pushOnce(ref, "", head, "ssh://node2/"+r.repos[0]); o.Changes[0].Outcome != done {
+		t.Fatalf("a push through another node: %s\n%s", o.Changes[0].Outcome, o.Said)
+	}
+	if got := k.user.Run("", "git", "ls-remote", "ssh://node1/"+r.repos[0]); !strings.Contains(got.Stderr, "the journal did not confirm") {
+		t.Errorf("a read without the journal: %v, %s", got.Err(), got.Stdout)
+	}
+	if !r.holds(t, r.cluster.Nodes[0], head) {
+		t.Error("the node took no copy, though the others reach it")
+	}
+	heal()
+	r.mustShow(t, k, ref, head)
+	r.mustBeSound(t)
+}
+
+// TestCutFromThePeersAlone has a node that hears of pushes and cannot fetch their
+// objects: it serves nobody what it had before.
+func TestCutFromThePeersAlone(t *testing.T) {
+	r := schedule(t)
+	k, ref := r.someone(t, "main")
+	first := k.make(t, "")
+	if o := k.pushOnce(ref, "", first, "ssh://node2/"+r.repos[0]); o.Changes[0].Outcome != done {
+		t.Fatal(o.Said)
+	}
+	r.mustShow(t, k, ref, first)
+	cut, heal := r.severing(t, "cut peers")
+	cut()
+	head := k.make(t, first)
+	if o := k.pushOnce(ref, first, head, "ssh://node2/"+r.repos[0]); o.Changes[0].Outcome != done {
+		t.Fatalf("a push through another node: %s\n%s", o.Changes[0].Outcome, o.Said)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if got := k.user.RunContext(ctx, "", "", "git", "ls-remote", "ssh://node1/"+r.repos[0]); got.Status == 0 {
+		t.Errorf("a read without the objects: %s", got.Stdout)
+	}
+	heal()
+	r.mustShow(t, k, ref, head)
+	r.mustBeSound(t)
+}
+
+// TestPowerLossAfterOK takes the power of all nodes in the moment a client reads "ok",
+// and with it all that they have not synced: names that are only in a directory, and
+// contents that are only in a name. The push is whole on a majority of the disks, and
+// everybody shows it.
+func TestPowerLossAfterOK(t *testing.T) {
+	r := schedule(t)
+	if r.states == nil {
+		t.Skip("there is no compiler for C")
+	}
+	k, main := r.someone(t, "main")
+	dir, below := "refs/heads/dir", "refs/heads/dir/below"
+	one := k.make(t, "")
+	two, three := k.make(t, one), k.make(t, one)
+	for i, step := range []struct{ ref, was, value string }{
+		{main, "", one}, {below, "", two}, {main, one, three}, {below, two, ""}, {dir, "", two}, {main, three, two},
+	} {
+		o := operation{Kind: "push", Repo: r.repos[0], Changes: []change{{Ref: step.ref, Was: step.was, WasKnown: true, Value: step.value}}}
+		cut := false
+		k.git(&o, operationLimit, k.work[o.Repo], func(line string) bool {
+			if !cut && okLine.MatchString(line) {
+				cut = true
+				for _, n := range r.cluster.Nodes {
+					n.Kill()
+				}
+			}
+			return !strings.Contains(line, " packet: ")
+		}, "push", "ssh://"+r.cluster.Nodes[i%3].Name+"/"+o.Repo, "+"+step.value+":"+step.ref)
+		if !cut {
+			t.Fatalf("%v: there was no ok:\n%s", step, o.Said)
+		}
+		for _, n := range r.cluster.Nodes {
+			if err := r.injector().losePower(fault{choice: uint64(i)}, n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if on := r.whole(o.Repo, []string{step.value}); step.value != "" && len(on[step.value]) < 2 {
+			t.Errorf("%v: after the power loss it is whole on the disks of %v", step, on[step.value])
+		}
+		for _, n := range r.cluster.Nodes {
+			if err := n.Launch(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, n := range r.cluster.Nodes {
+			if err := n.AwaitReady(startLimit); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.mustShow(t, k, step.ref, step.value)
+	}
+	r.mustBeSound(t)
+}
+
+// TestOlderThanTheJournal has a node away for longer than the journal keeps entries,
+// large ones among them: it compares itself with a peer.
+func TestOlderThanTheJournal(t *testing.T) {
+	r := schedule(t)
+	k, main := r.someone(t, "main")
+	push := func(ref, was, value string) {
+		t.Helper()
+		o := operation{Kind: "push", Changes: []change{{Ref: ref, Was: was, WasKnown: true, Value: value}}}
+		args := []string{"push", "--porcelain", "--atomic", "ssh://node1/" + r.repos[0]}
+		for _, ref := range unfold(ref) {
+			args = append(args, "+"+value+":"+ref)
+		}
+		k.judge(&o, k.git(&o, operationLimit, k.work[r.repos[0]], nil, args...))
+		if o.Outcome != done {
+			t.Fatalf("%s: %s\n%s", ref, o.Outcome, o.Said)
+		}
+	}
+	first := k.make(t, "")
+	push(main, "", first)
+	push(someRefs, "", first)
+	r.mustShow(t, k, main, first)
+	away := r.cluster.Nodes[2]
+	away.Kill()
+	last := k.make(t, first)
+	push(manyRefs, "", last)
+	push(someRefs, first, last)
+	for range 25 { // 24 are kept, and a few more before the first are trimmed
+		next := k.make(t, last)
+		push(main, last, next)
+		last = next
+	}
+	push(someRefs, first, "")
+	if err := start(away); err != nil {
+		t.Fatal(err)
+	}
+	r.mustShow(t, k, main, last)
+	if !strings.Contains(away.Log(), "and the journal begins at") {
+		t.Error("the journal was not trimmed")
+	}
+	r.mustBeSound(t)
+}
+
+// severing returns what makes a fault of the network happen to the first node, and
+// what heals it.
+func (r *run) severing(t *testing.T, kind string) (cut, heal func()) {
+	t.Helper()
+	if noLinks != nil {
+		t.Skip(noLinks)
+	}
+	i := &injector{cluster: r.cluster, links: r.links}
+	pairs, nets := i.severed(fault{kind: kind})
+	all := func(change func(from, to string, in ...clustertest.Net) error) func() {
+		return func() {
+			for _, p := range pairs {
+				if err := change(p[0], p[1], nets...); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	return all(r.links.Cut), all(r.links.Heal)
+}
+
+// holds reports whether a node's disk has a value with all it reaches.
+func (r *run) holds(t *testing.T, n *clustertest.Node, value string) bool {
+	t.Helper()
+	dir, err := r.dir(n, r.repos[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.bare(dir, "rev-list", "--objects", "--quiet", value).Status == 0
+}
+
+// mustShow waits until every node shows a value.
+func (r *run) mustShow(t *testing.T, k *client, ref, value string) {
+	t.Helper()
+	for _, n := range r.cluster.Nodes {
+		clustertest.Await(t, 30*time.Second, func() string {
+			got := k.user.Run("", "git", "ls-remote", "ssh://"+n.Name+"/"+r.repos[0], ref)
+			if got.Status == 0 && strings.HasPrefix(got.Stdout, value) && (value != "" || got.Stdout == "") {
+				return ""
+			}
+			return fmt.Sprintf("%s shows %q, want %s: %s", n.Name, got.Stdout, value, got.Stderr)
+		})
+	}
+}
+
 // schedule is a cluster in which nothing goes wrong by itself.
 func schedule(t *testing.T) *run {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("the processes below a node are found in /proc")
 	}
-	r := &run{Settings: Settings{Repos: 1, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second}, history: &history{start: time.Now(), log: io.Discard}}
+	r := &run{Settings: Settings{Repos: 1, Plan: usual, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second, Links: noLinks == nil, Deep: isDeep},
+		history: &history{start: time.Now(), log: io.Discard}, clients: t.Context()}
 	t.Cleanup(func() {
 		if err := r.close(); err != nil {
 			t.Error(err)
@@ -112,13 +301,14 @@ func schedule(t *testing.T) *run {
 	if err := r.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	go r.recorder.follow(t.Context(), r.repos)
 	return r
 }
 
 // someone is a client of its own and a ref for it.
 func (r *run) someone(t *testing.T, name string) (*client, string) {
 	t.Helper()
-	k, err := newClient(0, 1, r.cluster.Admin, r.cluster, t.TempDir(), r.repos, r.history)
+	k, err := newClient(r, 0, r.cluster.Admin, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +331,7 @@ func (k *client) make(t *testing.T, parent string) string {
 func (k *client) pushOnce(ref, was, value, address string) operation {
 	o := operation{Kind: "push", Address: address, Changes: []change{{Ref: ref, Was: was, WasKnown: true, Value: value}}}
 	for _, dir := range k.work {
-		k.judge(&o, k.git(&o, operationLimit, dir, "push", "--porcelain", address, value+":"+ref))
+		k.judge(&o, k.git(&o, operationLimit, dir, nil, "push", "--porcelain", address, value+":"+ref))
 	}
 	return o
 }

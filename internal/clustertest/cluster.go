@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gitcluster/internal/admin"
+	"gitcluster/internal/journal"
 )
 
 // A Cluster is nodes that run, or did. Its methods are for one goroutine; those
@@ -20,13 +21,14 @@ type Cluster struct {
 	Admin *User  // its first administrator
 	Bin   string // folder of the programs
 
-	dir   string
-	net   network
-	links *Links // nil: all nodes are on the loopback interface
-	users []*User
-	made  int // nodes, those no longer in Nodes too
-	init  []string
-	env   []string
+	dir    string
+	net    network
+	links  *Links // nil: all nodes are on the loopback interface
+	users  []*User
+	fronts []*OpenSSH
+	made   int // nodes, those no longer in Nodes too
+	init   []string
+	env    []string
 }
 
 // A Setting makes a cluster another than the usual one.
@@ -161,6 +163,15 @@ func (c *Cluster) Repository(t testing.TB, name string) map[string]string {
 	return dirs
 }
 
+// OpenJournal connects to the journal as a node would. The caller must Close it.
+func (c *Cluster) OpenJournal() (*journal.Client, error) {
+	var servers []string
+	for _, n := range c.Nodes {
+		servers = append(servers, n.client)
+	}
+	return journal.Dial(servers, filepath.Join(c.Nodes[0].Data, "tls"))
+}
+
 // Show returns what the first node that runs knows of a repository.
 func (c *Cluster) Show(t testing.TB, name string) (view admin.RepoView) {
 	t.Helper()
@@ -199,14 +210,21 @@ func (c *Cluster) logs() string {
 		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 		fmt.Fprintf(&b, "--- the end of %s's log\n%s\n", n.Name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
 	}
+	for _, f := range c.fronts {
+		fmt.Fprintf(&b, "--- %s's log\n%s\n", f.Name, f.Log())
+	}
 	return b.String()
 }
 
 // Close ends all nodes and removes everything. Nodes are killed: how they stop
 // is a matter of tests that look at it.
 func (c *Cluster) Close() error {
+	var err error
+	for _, f := range c.fronts {
+		err = errors.Join(err, f.close())
+	}
 	for _, n := range c.Nodes {
 		n.Kill()
 	}
-	return os.RemoveAll(c.dir)
+	return errors.Join(err, os.RemoveAll(c.dir))
 }

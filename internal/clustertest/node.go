@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,7 +34,7 @@ type Node struct {
 	cluster      *Cluster
 	peer, client string
 	log          string
-	process      *life
+	process      atomic.Pointer[life]
 }
 
 // A life is one run of a node's process.
@@ -43,23 +44,25 @@ type life struct {
 	ended chan struct{}
 	err   error
 	ready chan struct{}
+
+	mu    sync.Mutex
+	holds int // how many want it stopped
 }
 
 // NewNode names a node and draws its addresses. It makes and starts nothing.
 func (c *Cluster) NewNode(name string) (*Node, error) {
-	where := c.net
+	var addrs []string
+	var err error
 	if c.links != nil {
-		if err := c.links.add(name); err != nil {
-			return nil, err
-		}
-		where = network{host: c.links.host(name), own: true}
+		addrs, err = c.links.add(name)
+	} else {
+		addrs, err = c.net.draw(4)
 	}
-	addrs, err := where.draw(4)
 	if err != nil {
 		return nil, err
 	}
 	return &Node{
-		Name: name, SSH: addrs[0], peer: addrs[1], client: addrs[2], HTTP: addrs[3],
+		Name: name, SSH: addrs[0], HTTP: addrs[1], peer: addrs[2], client: addrs[3],
 		Data: filepath.Join(c.dir, name), log: filepath.Join(c.dir, name+".log"), cluster: c, Env: slices.Clone(c.env),
 	}, nil
 }
@@ -129,19 +132,20 @@ func (n *Node) Launch() error {
 		heard.Close()
 		close(l.ended)
 	}()
-	n.process = l
+	n.process.Store(l)
 	return nil
 }
 
 // AwaitReady waits until the launched node says that it serves.
 func (n *Node) AwaitReady(limit time.Duration) error {
+	l := n.process.Load()
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
-	case <-n.process.ready:
+	case <-l.ready:
 		return nil
-	case <-n.process.ended:
-		return fmt.Errorf("%s ended at its start: %w", n.Name, errors.Join(n.process.err, errors.New(n.Log())))
+	case <-l.ended:
+		return fmt.Errorf("%s ended at its start: %w", n.Name, errors.Join(l.err, errors.New(n.Log())))
 	case <-timer.C:
 		return fmt.Errorf("%s does not serve after %v; its log:\n%s", n.Name, limit, n.Log())
 	}
@@ -150,7 +154,7 @@ func (n *Node) AwaitReady(limit time.Duration) error {
 // Ready reports whether the node has said that it serves.
 func (n *Node) Ready() bool {
 	select {
-	case <-n.process.ready:
+	case <-n.process.Load().ready:
 		return true
 	default:
 		return false
@@ -159,11 +163,13 @@ func (n *Node) Ready() bool {
 
 // Running reports whether the process is there.
 func (n *Node) Running() bool {
-	if n.process == nil {
-		return false
-	}
+	l := n.process.Load()
+	return l != nil && l.goesOn()
+}
+
+func (l *life) goesOn() bool {
 	select {
-	case <-n.process.ended:
+	case <-l.ended:
 		return false
 	default:
 		return true
@@ -171,30 +177,52 @@ func (n *Node) Running() bool {
 }
 
 // PID is the process's id.
-func (n *Node) PID() int { return n.process.pid }
+func (n *Node) PID() int { return n.process.Load().pid }
 
 // Kill ends the process as a power cut would.
 func (n *Node) Kill() {
 	if !n.Running() {
 		return
 	}
-	syscall.Kill(n.process.pid, syscall.SIGKILL) // an error means that it is gone already
-	<-n.process.ended
-	n.process.end()
+	l := n.process.Load()
+	syscall.Kill(l.pid, syscall.SIGKILL) // an error means that it is gone already
+	<-l.ended
+	l.end()
 }
 
 // Pause stops the process without ending it; Resume lets it go on.
-func (n *Node) Pause() error  { return syscall.Kill(n.process.pid, syscall.SIGSTOP) }
-func (n *Node) Resume() error { return syscall.Kill(n.process.pid, syscall.SIGCONT) }
+func (n *Node) Pause() error  { return syscall.Kill(n.PID(), syscall.SIGSTOP) }
+func (n *Node) Resume() error { return syscall.Kill(n.PID(), syscall.SIGCONT) }
+
+// Hold is Pause for several who do not know of each other: the process goes on when
+// all have released it. One that is not there, or ends meanwhile, is no error.
+func (n *Node) Hold() (release func()) {
+	l := n.process.Load()
+	if l == nil || !l.goesOn() {
+		return func() {}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holds++
+	syscall.Kill(l.pid, syscall.SIGSTOP)
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.holds--; l.holds == 0 && l.goesOn() {
+			syscall.Kill(l.pid, syscall.SIGCONT)
+		}
+	}
+}
 
 // Stop ends the node with SIGTERM and returns how it ended.
 func (n *Node) Stop(limit time.Duration) error {
-	syscall.Kill(n.process.pid, syscall.SIGTERM)
+	l := n.process.Load()
+	syscall.Kill(l.pid, syscall.SIGTERM)
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
-	case <-n.process.ended:
-		return n.process.err
+	case <-l.ended:
+		return l.err
 	case <-timer.C:
 		n.Kill()
 		return fmt.Errorf("%s did not stop within %v", n.Name, limit)
@@ -223,28 +251,21 @@ func (n *Node) Status() (st admin.Status, err error) {
 // chance. On Linux every cluster has a loopback address of its own: a port of
 // 127.0.0.1 that a killed node leaves may become the near end of somebody's
 // connection before the node is started again.
-type network struct {
-	host string
-	own  bool // nobody else is there
-}
+type network struct{ host string }
 
 var networks atomic.Uint32
 
 func newNetwork() network {
 	if runtime.GOOS != "linux" {
-		return network{host: "127.0.0.1"}
+		return network{"127.0.0.1"}
 	}
 	pid := uint32(os.Getpid())
-	return network{host: fmt.Sprintf("127.%d.%d.%d", 64+pid>>8%128, pid%256, 1+networks.Add(1)%250)}
+	return network{fmt.Sprintf("127.%d.%d.%d", 64+pid>>8%128, pid%256, 1+networks.Add(1)%250)}
 }
 
 func (w network) draw(n int) ([]string, error) {
 	var all []string
-	for i := range n {
-		if w.own {
-			all = append(all, net.JoinHostPort(w.host, fmt.Sprint(2200+i)))
-			continue
-		}
+	for range n {
 		l, err := net.Listen("tcp", net.JoinHostPort(w.host, "0"))
 		if err != nil {
 			return nil, err

@@ -43,12 +43,23 @@ type User struct {
 // AddUser makes a user with a key of its own and the given flags of "user add".
 func (c *Cluster) AddUser(t testing.TB, name string, flags ...string) *User {
 	t.Helper()
-	u := c.NewUser(t, name)
-	args := append([]string{"git-cluster", "user", "add", name, "--key", u.path("id.pub")}, flags...)
-	if err := c.Admin.Run("", args...).Err(); err != nil {
+	u, err := c.Enroll(name, flags...)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return u
+}
+
+// Enroll is AddUser where no test is at hand.
+func (c *Cluster) Enroll(name string, flags ...string) (*User, error) {
+	u, err := c.newUser(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.writeFiles(); err != nil {
+		return nil, err
+	}
+	return u, c.Admin.Run("", append([]string{"git-cluster", "user", "add", name, "--key", u.path("id.pub")}, flags...)...).Err()
 }
 
 // NewUser makes somebody with a key that the cluster does not know.
@@ -119,6 +130,18 @@ func (c *Cluster) writeFiles() error {
 		fmt.Fprintf(&known, "%s %s\n", n.Name, key)
 		fmt.Fprintf(&hosts, "Host %s\n  HostName %s\n  Port %s\n  HostKeyAlias %s\n\n", n.Name, host, port, n.Name)
 	}
+	for _, f := range c.fronts {
+		key, err := f.HostKey()
+		if err != nil {
+			return err
+		}
+		text, err := f.host()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&known, "%s %s\n", f.Name, key)
+		hosts.WriteString(text)
+	}
 	if err := os.WriteFile(c.Certificates(), trusted.Bytes(), 0o644); err != nil {
 		return err
 	}
@@ -144,15 +167,23 @@ func (c *Cluster) Certificates() string { return filepath.Join(c.dir, "certifica
 // within a minute.
 func (c *Cluster) HTTPClient(t testing.TB) *http.Client {
 	t.Helper()
-	pem, err := os.ReadFile(c.Certificates())
+	client, err := c.Browser()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(client.CloseIdleConnections)
+	return client
+}
+
+// Browser is HTTPClient where no test is at hand.
+func (c *Cluster) Browser() (*http.Client, error) {
+	pem, err := os.ReadFile(c.Certificates())
+	if err != nil {
+		return nil, err
+	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: time.Minute}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}, Timeout: time.Minute}, nil
 }
 
 // Token makes an access token of the user.
@@ -250,6 +281,12 @@ func (u *User) Feed(dir, stdin string, args ...string) Result {
 
 // RunContext is Feed, ended with its process group when the context ends.
 func (u *User) RunContext(ctx context.Context, dir, stdin string, args ...string) Result {
+	return u.Follow(ctx, dir, stdin, nil, args...)
+}
+
+// Follow is RunContext that also shows each line of stderr to see, as soon as it has
+// come; one for which see returns false is left out of the result.
+func (u *User) Follow(ctx context.Context, dir, stdin string, see func(line string) bool, args ...string) Result {
 	if dir == "" {
 		dir = u.path("home")
 	}
@@ -259,12 +296,13 @@ func (u *User) RunContext(ctx context.Context, dir, stdin string, args ...string
 	if own := filepath.Join(u.cluster.Bin, words[0]); strings.HasPrefix(words[0], "git-") {
 		words[0] = own
 	}
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	stderr := lines{see: see}
 	start := time.Now()
 	r.err = new(gitexec.Runner).Run(ctx, gitcmd.Command{Args: words, Env: u.Environment(), Dir: dir},
 		gitexec.IO{Stdin: strings.NewReader(stdin), Stdout: &stdout, Stderr: &stderr})
 	r.Took = time.Since(start)
-	r.Stdout, r.Stderr = stdout.String(), stderr.String()
+	r.Stdout, r.Stderr = stdout.String(), stderr.kept.String()+string(stderr.rest)
 	var exit *gitexec.ExitError
 	switch {
 	case errors.As(r.err, &exit):
@@ -273,6 +311,30 @@ func (u *User) RunContext(ctx context.Context, dir, stdin string, args ...string
 		r.Status = -1
 	}
 	return r
+}
+
+// lines shows what is written to it line by line, and keeps what is wanted.
+type lines struct {
+	see  func(line string) bool // nil: keep everything
+	kept bytes.Buffer
+	rest []byte // of a line that has not ended
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	if l.see == nil {
+		return l.kept.Write(p)
+	}
+	l.rest = append(l.rest, p...)
+	for {
+		i := bytes.IndexByte(l.rest, '\n')
+		if i < 0 {
+			return len(p), nil
+		}
+		if line := l.rest[:i+1]; l.see(string(line)) {
+			l.kept.Write(line)
+		}
+		l.rest = l.rest[i+1:]
+	}
 }
 
 // Must runs a command that must succeed and returns what it printed, trimmed.

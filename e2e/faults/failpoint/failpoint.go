@@ -9,17 +9,34 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 )
 
 // Env names the file by which a node's points are armed.
 const Env = "GIT_CLUSTER_FAILPOINT"
 
+// EnvUnreached is how long a node keeps objects that no ref reaches.
+const EnvUnreached = "GIT_CLUSTER_FAULT_UNREACHED"
+
+// Unreached is what that says, or 0.
+func Unreached() time.Duration {
+	d, err := time.ParseDuration(os.Getenv(EnvUnreached))
+	if err != nil {
+		return 0
+	}
+	return d
+}
+
 // What happens at a point.
 const (
 	Kill = "kill" // the process ends as by a power cut
 	Stop = "stop" // it stops until somebody lets it go on
+	Wait = "wait" // whoever has come there waits for a while, and the process goes on
 	Lose = "lose" // the point's own code loses what it has just heard
 )
+
+// waitFor is how long that is.
+const waitFor = 2 * time.Second
 
 // Arm has the next process that comes to the point, and has the file in its
 // environment, do the action, once.
@@ -46,7 +63,7 @@ func Hit(point string) (lose bool) {
 	if file == "" {
 		return false
 	}
-	for _, action := range []string{Kill, Stop, Lose} {
+	for _, action := range []string{Kill, Stop, Wait, Lose} {
 		text, err := os.ReadFile(file)
 		if err != nil || string(text) != point+" "+action || os.Remove(file) != nil {
 			continue // os.Remove succeeds for one of those who come at once
@@ -57,6 +74,8 @@ func Hit(point string) (lose bool) {
 			select {}
 		case Stop:
 			syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		case Wait:
+			time.Sleep(waitFor)
 		case Lose:
 			return true
 		}
