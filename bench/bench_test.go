@@ -118,6 +118,17 @@ func TestVerdicts(t *testing.T) {
 	if !strings.Contains(b.String(), "|  | 40.0 /s | b 20.0 /s | 2.00 | ≥ 2.00 | reached |\n") || !strings.Contains(b.String(), "|  | 6.00 ms | said |  | report |  |\n") {
 		t.Error(b.String())
 	}
+	path, err := r.write(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.compareWith(path); err != nil {
+		t.Fatal(err)
+	}
+	b.Reset()
+	if r.table(&b); !strings.Contains(b.String(), "| ≥ 2.00 | reached | 1.95 (39.0 /s) |\n") {
+		t.Error(b.String()) // of two lines alike the later one
+	}
 	if svg := plot(&r); strings.Count(svg, "<rect") != 1+6 {
 		t.Error(svg)
 	}

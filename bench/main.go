@@ -43,6 +43,7 @@ func main() {
 	out := flag.String("out", "", "folder for the results, and for the repositories that are made once (default bench/out)")
 	rows := flag.String("rows", "", "measure only the rows whose name matches this regular expression")
 	soak := flag.Float64("soak", 0, "keep the cluster busy for so many minutes and see whether its memory grows")
+	before := flag.String("before", "", "JSON file of an earlier run, whose numbers the table shows, too")
 	list := flag.Bool("list", false, "print the names of the rows and end")
 	flag.Parse()
 	if *list {
@@ -53,7 +54,7 @@ func main() {
 	}
 	chosen, err := regexp.Compile(*rows)
 	if err != nil || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "usage: bench/run [--quick | --smoke] [--rows REGEXP] [--soak MINUTES] [--out DIR]")
+		fmt.Fprintln(os.Stderr, "usage: bench/run [--quick | --smoke] [--rows REGEXP] [--soak MINUTES] [--before FILE] [--out DIR]")
 		os.Exit(2)
 	}
 	s := full
@@ -66,7 +67,14 @@ func main() {
 	s.Soak = time.Duration(*soak * float64(time.Minute))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := measure(ctx, s, chosen, *out); err != nil {
+	r := &report{Mode: s.Name, Date: time.Now()}
+	if *before != "" {
+		if err := r.compareWith(*before); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+	}
+	if err := measure(ctx, s, r, chosen, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
@@ -74,8 +82,7 @@ func main() {
 }
 
 // measure makes a run and prints what came of it.
-func measure(ctx context.Context, s scale, chosen *regexp.Regexp, out string) (err error) {
-	start := time.Now()
+func measure(ctx context.Context, s scale, r *report, chosen *regexp.Regexp, out string) (err error) {
 	root, err := clustertest.ModuleRoot()
 	if err != nil {
 		return err
@@ -86,32 +93,32 @@ func measure(ctx context.Context, s scale, chosen *regexp.Regexp, out string) (e
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	b := &bench{scale: s, report: &report{Mode: s.Name, Date: start}}
+	b := &bench{scale: s, report: r}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.open(ctx, root, filepath.Join(out, "cache")); err != nil {
 		return err
 	}
-	for _, r := range allRows {
-		if !chosen.MatchString(r.name) {
+	for _, row := range allRows {
+		if !chosen.MatchString(row.name) {
 			continue
 		}
-		b.progress(r.name)
-		if err := r.measure(ctx, b); err != nil {
+		b.progress(row.name)
+		if err := row.measure(ctx, b); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			b.report.broken(r.name, err)
+			r.broken(row.name, err)
 		}
 	}
-	b.report.Took = time.Since(start).Round(time.Second).String()
-	b.report.Machine.LoadAfter = load()
-	path, err := b.report.write(out)
+	r.Took = time.Since(r.Date).Round(time.Second).String()
+	r.Machine.LoadAfter = load()
+	path, err := r.write(out)
 	if err != nil {
 		return err
 	}
-	b.report.table(os.Stdout)
+	r.table(os.Stdout)
 	fmt.Printf("\n%s, and beside it .md and .svg\n", path)
-	if n := len(b.report.Broken); n > 0 {
+	if n := len(r.Broken); n > 0 {
 		return fmt.Errorf("%d rows broke", n)
 	}
 	return nil

@@ -22,7 +22,25 @@ type report struct {
 	Skipped []note    `json:"skipped,omitempty"`
 	Broken  []note    `json:"broken,omitempty"`
 
-	mu sync.Mutex
+	mu     sync.Mutex
+	before map[string]line // of an earlier run, by what was compared
+}
+
+// compareWith has the table show what an earlier run has found.
+func (r *report) compareWith(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var earlier report
+	if err := json.Unmarshal(text, &earlier); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	r.before = map[string]line{}
+	for _, l := range earlier.Lines {
+		r.before[l.Row+" "+l.Against] = l
+	}
+	return nil
 }
 
 // A line is one comparison, or one number on its own.
@@ -113,10 +131,25 @@ func (l line) cells() string {
 	return fmt.Sprintf("| %s | %v | %s | %s | %s | %s |", l.Row, l.Ours, other, value, target, verdict)
 }
 
+// found is what a line has found, in short.
+func (l line) found() string {
+	switch {
+	case l.Row == "":
+		return ""
+	case l.Other == nil:
+		return l.Ours.String()
+	}
+	return fmt.Sprintf("%s (%s)", number(l.Value), strings.TrimSpace(number(l.Ours.Median)+" "+l.Ours.Unit))
+}
+
 // table writes the report as Markdown.
 func (r *report) table(w io.Writer) {
 	fmt.Fprintf(w, "%s run of %s, in %s\n%s\n\n", r.Mode, r.Date.Format(time.RFC3339), r.Took, r.Machine)
-	fmt.Fprintln(w, "| row | cluster | beside | ratio | target | |\n| --- | --- | --- | --- | --- | --- |")
+	head, rule := "| row | cluster | beside | ratio | target | |", "| --- | --- | --- | --- | --- | --- |"
+	if r.before != nil {
+		head, rule = head+" before |", rule+" --- |"
+	}
+	fmt.Fprintf(w, "%s\n%s\n", head, rule)
 	last := ""
 	for _, l := range r.Lines {
 		shown := l
@@ -124,7 +157,11 @@ func (r *report) table(w io.Writer) {
 			shown.Row = ""
 		}
 		last = l.Row
-		fmt.Fprintln(w, shown.cells())
+		cells := shown.cells()
+		if r.before != nil {
+			cells += " " + r.before[l.Row+" "+l.Against].found() + " |"
+		}
+		fmt.Fprintln(w, cells)
 	}
 	for _, n := range r.Skipped {
 		fmt.Fprintf(w, "\nSkipped: %s: %s\n", n.Row, n.Why)

@@ -24,6 +24,10 @@ type recipe struct {
 	Refs  int // branches and tags, main included
 }
 
+// edition counts how often the way repositories are made has changed: those in the
+// cache are of the one that made them.
+const edition = 3
+
 // plainGit is Git without anybody's configuration.
 func plainGit(dir string, args ...string) gitcmd.Command {
 	return gitcmd.Command{
@@ -40,7 +44,7 @@ func (r recipe) make(ctx context.Context, cache string) (dir string, err error) 
 		return "", err
 	}
 	sum := fnv.New64a()
-	fmt.Fprintf(sum, "%s %d", text, seed)
+	fmt.Fprintf(sum, "%s %d %d", text, seed, edition)
 	dir = filepath.Join(cache, fmt.Sprintf("%d-commits-%d-refs-%x.git", r.Shape.Commits, r.Refs, sum.Sum64()))
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
@@ -68,8 +72,9 @@ func (r recipe) make(ctx context.Context, cache string) (dir string, err error) 
 	if err := r.writeRefs(ctx, unfinished); err != nil {
 		return "", err
 	}
-	// As a host keeps it: one pack, with a bitmap.
-	if err := run(nil, "repack", "-a", "-d", "-q", "--write-bitmap-index"); err != nil {
+	// As a host keeps it: one pack, with a bitmap. The deltas are made anew, since
+	// those of the import are between files that happened to come one after the other.
+	if err := run(nil, "repack", "-a", "-d", "-f", "-q", "--window=6", "--write-bitmap-index"); err != nil {
 		return "", err
 	}
 	if err := os.Rename(unfinished, dir); err != nil && !errors.Is(err, fs.ErrExist) {

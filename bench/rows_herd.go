@@ -92,6 +92,11 @@ func (c *crowd) onKeptConnections(ctx context.Context) error {
 }
 
 func (c *crowd) rounds(ctx context.Context) error {
+	if c.Rounds > 1 { // the first time nodes have to connect to each other
+		if _, err := c.round(ctx, c.stale, 1); err != nil {
+			return err
+		}
+	}
 	for range c.Rounds {
 		alone, err := c.round(ctx, c.stale[:1], 1)
 		if err != nil {

@@ -29,14 +29,14 @@ var (
 	full = scale{
 		Name: "full", Fast: 31, Starts: 201, Slow: 5, Rounds: 3,
 		Small: recipe{smallShape, 10}, ManyRefs: recipe{smallShape, 100_000},
-		Big:     recipe{shape{Files: 4000, Lines: 700, Commits: 12_000, Touched: 4, Hunk: 40, NewFile: 4}, 200},
+		Big:     recipe{shape{Files: 3500, Lines: 800, Commits: 10_000, Touched: 4, Hunk: 40, NewFile: 4}, 200},
 		Pushing: 20 * time.Second, Pushers: 8, Clones: 16, Readers: 64, Opened: 200, RoundTrip: 100 * time.Millisecond, Idle: 10 * time.Second,
 	}
 	small = scale{
-		Name: "quick", Fast: 5, Starts: 21, Slow: 3, Rounds: 1,
+		Name: "quick", Fast: 5, Starts: 21, Slow: 3, Rounds: 2,
 		Small: recipe{smallShape, 10}, ManyRefs: recipe{smallShape, 10_000},
 		Big:     recipe{shape{Files: 400, Lines: 400, Commits: 600, Touched: 4, Hunk: 40, NewFile: 4}, 200},
-		Pushing: 4 * time.Second, Pushers: 8, Clones: 8, Readers: 16, Opened: 100, RoundTrip: 100 * time.Millisecond, Idle: 3 * time.Second,
+		Pushing: 3 * time.Second, Pushers: 8, Clones: 8, Readers: 16, Opened: 100, RoundTrip: 100 * time.Millisecond, Idle: 3 * time.Second,
 	}
 	tiny = scale{
 		Name: "smoke", Fast: 1, Starts: 3, Slow: 1, Rounds: 1,
