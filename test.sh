@@ -37,6 +37,7 @@ main() {
 	run "programs for Windows" programs_for windows
 	run "programs for macOS" programs_for darwin
 	run "tests" env CGO_ENABLED=1 GIT_CLUSTER_TEST_SECONDS=30 go test -race -count=1 -timeout=18m ./...
+	run "measurements" bench/run --smoke --out "$work/bench"
 	run "install, demo, uninstall" installation
 	run "nothing left behind" leftovers
 
@@ -161,7 +162,7 @@ scripts() {
 		skip "shellcheck, which is not installed"
 		return 0
 	fi
-	find . -name .git -prune -o -name '*.sh' -exec shellcheck {} + && shellcheck .ci/run
+	find . -name .git -prune -o -name '*.sh' -exec shellcheck {} + && shellcheck .ci/run bench/run
 }
 
 manuals() {

@@ -57,9 +57,10 @@ var layers = []struct {
 	}},
 }
 
-// testOnly lists the packages that exist for tests. They may import anything;
-// only tests, and each other, may import them.
+// testOnly lists the packages that exist for tests and measurements. They may import
+// anything; only tests, and each other, may import them.
 var testOnly = []string{
+	"bench",
 	"e2e",
 	"e2e/faults",
 	"e2e/faults/disk",
