@@ -84,6 +84,9 @@ func (e *Engine) loss(ctx context.Context, r *replica) (lossAt, error) {
 		return lossAt{}, err
 	}
 	at := r.position()
+	if at == (cluster.Position{}) {
+		at = cluster.Position{Epoch: head.Epoch, Digest: repository.NewRefTable().Digest()} // it never had anything
+	}
 	loss := Loss{Device: e.Device, Head: head.Version, Survives: at.Version}
 	if why != "" {
 		loss.Survives, at = 0, cluster.Position{Epoch: head.Epoch} // nothing but what is walked below

@@ -79,6 +79,29 @@ func TestAcceptLoss(t *testing.T) {
 	}
 }
 
+// The only node that had anything is gone: nothing survives, also by the word of one
+// that has never shown anything.
+func TestAcceptLossOfEverything(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	one := w.commit()
+	a.push(Push{Copies: 1, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})
+	a.setDown(true)
+	loss, err := b.Loss(t.Context(), w.repo.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if loss.Head != 1 || loss.Survives != 0 || len(loss.Entries) != 1 {
+		t.Errorf("would lose %+v", loss)
+	}
+	if _, err := b.AcceptLoss(t.Context(), w.repo.ID, loss, "tester", t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	if v, refs := b.sync(); refs["refs/heads/main"] != "" || v.Applied.Version != 2 {
+		t.Errorf("b shows %v at %v", refs, v.Applied)
+	}
+}
+
 // The survivor is older than the journal's oldest entry: nobody knows any more what
 // led from it to what is lost.
 func TestAcceptLossOfTrimmedVersions(t *testing.T) {
