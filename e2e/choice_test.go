@@ -194,12 +194,22 @@ func TestChoice(t *testing.T) {
 	work := newWork(t, c.Admin)
 	c.Admin.Commit(t, work, "f", "one")
 	c.Admin.Git(t, work, "push", "-q", "cluster::choice/a", "main")
-	t.Run("proxies", func(t *testing.T) {
-		testChoice(t, c, newPlace(t, c, 120*time.Millisecond, 40*time.Millisecond, time.Millisecond))
-	})
+	inPlaces(t, c, testChoice, 120*time.Millisecond, 40*time.Millisecond, time.Millisecond)
+}
+
+// inPlaces tests on a network of its own, and through proxies where none may be made.
+// A long run does both.
+func inPlaces(t *testing.T, c *clustertest.Cluster, test func(*testing.T, *clustertest.Cluster, *place), delays ...time.Duration) {
+	t.Helper()
+	apart := false
 	t.Run("namespaces", func(t *testing.T) {
-		testChoice(t, c, newDistantPlace(t, c, 120*time.Millisecond, 40*time.Millisecond, time.Millisecond))
+		p := newDistantPlace(t, c, delays...)
+		apart = true
+		test(t, c, p)
 	})
+	if !apart || clustertest.Long() {
+		t.Run("proxies", func(t *testing.T) { test(t, c, newPlace(t, c, delays...)) })
+	}
 }
 
 func testChoice(t *testing.T, c *clustertest.Cluster, p *place) {
@@ -264,12 +274,7 @@ func testChoice(t *testing.T, c *clustertest.Cluster, p *place) {
 func TestLongSync(t *testing.T) {
 	t.Parallel()
 	c := clustertest.Start(t, 3)
-	t.Run("proxies", func(t *testing.T) {
-		testLongSync(t, c, newPlace(t, c, 0, 20*time.Millisecond, 40*time.Millisecond))
-	})
-	t.Run("namespaces", func(t *testing.T) {
-		testLongSync(t, c, newDistantPlace(t, c, time.Millisecond, 40*time.Millisecond, 120*time.Millisecond))
-	})
+	inPlaces(t, c, testLongSync, time.Millisecond, 40*time.Millisecond, 120*time.Millisecond)
 }
 
 func testLongSync(t *testing.T, c *clustertest.Cluster, p *place) {

@@ -19,17 +19,10 @@ import (
 	"gitcluster/internal/shell"
 )
 
-// large skips a test that takes minutes, and disk, unless it is asked for.
-func large(t *testing.T) {
-	if os.Getenv("GIT_CLUSTER_TEST_LARGE") == "" {
-		t.Skip("takes minutes: set GIT_CLUSTER_TEST_LARGE")
-	}
-}
-
 // TestLargePushes pushes a blob of 200 MB, and commits of a gigabyte, to a cluster
 // of three nodes. No process of any node may need much memory for that.
 func TestLargePushes(t *testing.T) {
-	large(t)
+	clustertest.NeedLong(t)
 	c := clustertest.Start(t, 3)
 	u := c.Admin.With("GIT_CONFIG_PARAMETERS='core.compression'='0' 'core.bigFileThreshold'='1m'")
 	work := newWork(t, u)
@@ -128,7 +121,7 @@ func procStatus(dir string) map[string]string {
 
 // TestTenThousandRefs pushes them at once.
 func TestTenThousandRefs(t *testing.T) {
-	large(t)
+	clustertest.NeedLong(t)
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)
@@ -155,7 +148,7 @@ func TestTenThousandRefs(t *testing.T) {
 
 // TestTenThousandRepositories makes them, and starts a node that has them.
 func TestTenThousandRepositories(t *testing.T) {
-	large(t)
+	clustertest.NeedLong(t)
 	const repos = 10_000
 	c := clustertest.Start(t, 1)
 	n := c.Nodes[0]

@@ -15,9 +15,7 @@ import (
 // TestClockJumps sets the clock of a node forward and back while it serves, takes
 // copies and looks after its replicas: nobody notices.
 func TestClockJumps(t *testing.T) {
-	if !isDeep {
-		t.Skip("GIT_CLUSTER_TEST_DEEP is not set: it takes minutes to compile everything anew")
-	}
+	clustertest.NeedLong(t) // everything is compiled anew
 	r := schedule(t)
 	n := r.cluster.Nodes[0]
 	k, ref := r.someone(t, "main")
@@ -51,9 +49,7 @@ func TestClockJumps(t *testing.T) {
 // TestClockJumpsDuringAnUpload has housekeeping meet an upload that looks a day old. The
 // push may be refused for that; then it is nowhere.
 func TestClockJumpsDuringAnUpload(t *testing.T) {
-	if !isDeep {
-		t.Skip("GIT_CLUSTER_TEST_DEEP is not set: it takes minutes to compile everything anew")
-	}
+	clustertest.NeedLong(t) // everything is compiled anew
 	r := schedule(t)
 	if r.states == nil {
 		t.Skip("there is no compiler for C")

@@ -52,10 +52,14 @@ func TestFaults(t *testing.T) {
 
 // TestBrokenEngines has the run find what is wrong with engines that are broken on
 // purpose, each within a minute of what clients and faults do, and of what then is
-// compared.
+// compared. Three of them are part of every run, and all of a long one.
 func TestBrokenEngines(t *testing.T) {
+	always := []string{"acknowledge-first", "no-sync", "out-of-order"}
 	for _, name := range slices.Sorted(maps.Keys(broken)) {
 		t.Run(name, func(t *testing.T) {
+			if !slices.Contains(always, name) {
+				clustertest.NeedLong(t)
+			}
 			bin := programs(t, broken[name].patches)
 			const limit = time.Minute
 			took := time.Duration(0)
@@ -88,7 +92,7 @@ func programs(t *testing.T, wrong []patch) string {
 }
 
 // isDeep says that clocks are to jump, too. Everything is compiled anew for that.
-var isDeep = os.Getenv("GIT_CLUSTER_TEST_DEEP") != ""
+var isDeep = clustertest.Long()
 
 func runFor(t *testing.T, s Settings) Summary {
 	t.Helper()

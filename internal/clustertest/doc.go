@@ -10,3 +10,23 @@
 // that no process outlives the test, and that the nodes' logs are shown when a
 // test fails.
 package clustertest
+
+import (
+	"os"
+	"testing"
+)
+
+// EnvLong, if set, has tests run in full that otherwise do what is most telling, or
+// that take minutes, and disk.
+const EnvLong = "GIT_CLUSTER_TEST_LONG"
+
+// Long reports whether tests are to run in full.
+func Long() bool { return os.Getenv(EnvLong) != "" }
+
+// NeedLong skips a test that is not part of every run.
+func NeedLong(t testing.TB) {
+	t.Helper()
+	if !Long() {
+		t.Skipf("takes minutes: set %s", EnvLong)
+	}
+}

@@ -13,8 +13,8 @@ import (
 
 // large skips a test that takes minutes unless it is asked for.
 func large(t *testing.T) {
-	if os.Getenv("GIT_CLUSTER_TEST_LARGE") == "" {
-		t.Skip("takes minutes: set GIT_CLUSTER_TEST_LARGE")
+	if os.Getenv("GIT_CLUSTER_TEST_LONG") == "" {
+		t.Skip("takes minutes: set GIT_CLUSTER_TEST_LONG")
 	}
 }
 
