@@ -107,7 +107,10 @@ func open(dir string, make bool) (_ *folder, err error) {
 	return f, f.store.CleanUp()
 }
 
-func (f *folder) close() { f.lock.Close() }
+func (f *folder) close() {
+	f.store.Close()
+	f.lock.Close()
+}
 
 func (f *folder) path(name string) string { return filepath.Join(f.dir, filepath.FromSlash(name)) }
 

@@ -300,7 +300,7 @@ func (b *Backup) fill(ctx context.Context, from *repository.Repository, repo clu
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := from.WritePack(ctx, list(wants), nil, out)
+		err := from.WritePack(ctx, list(wants), nil, nil, out)
 		if err == nil {
 			err = io.EOF
 		}

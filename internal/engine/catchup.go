@@ -135,6 +135,12 @@ func (e *Engine) catchUp(ctx context.Context, r *replica, tell func(string)) err
 			return nil
 		}
 		err := e.replay(ctx, r, head, tell)
+		if errors.Is(err, errFound) {
+			// Perhaps what was found complete is gone, by somebody's hand.
+			if err = e.load(ctx, r, tell); err == nil {
+				err = e.replay(ctx, r, head, tell)
+			}
+		}
 		if err == nil || attempt == 3 || !errors.Is(err, cluster.ErrNoReplica) {
 			return err
 		}
@@ -148,6 +154,10 @@ func (e *Engine) catchUp(ctx context.Context, r *replica, tell func(string)) err
 		}
 	}
 }
+
+// errFound: refs could not be written whose objects were not looked at, because they
+// had been found complete before.
+var errFound = errors.New("objects were taken for granted")
 
 // knowHead asks the journal for the head if what this node has heard of is not
 // newer than what the disk shows.
@@ -294,6 +304,9 @@ func (e *Engine) replay(ctx context.Context, r *replica, head journal.Head, tell
 	}
 	if err := write(ctx, r.repo, r.table, updates); err != nil {
 		r.table = nil
+		if r.forgetFound() {
+			err = fmt.Errorf("%w: %w", errFound, err)
+		}
 		return err
 	}
 	if newHead != "" {

@@ -379,6 +379,7 @@ func (e *Engine) Take(ctx context.Context, o peer.Offer, haves []cluster.OID, pa
 	if err := repo.SyncObjects(); err != nil {
 		return "", err
 	}
+	r.found(pledged)
 	return e.Incarnation, r.fence()
 }
 

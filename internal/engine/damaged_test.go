@@ -108,3 +108,37 @@ func TestHoldEndedElsewhere(t *testing.T) {
 		})
 	}
 }
+
+// What a node has taken a copy of, it does not look at again when the journal names it.
+// If somebody has removed it meanwhile, it is fetched after all.
+func TestTakenCopyIsGone(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	base := w.commit()
+	a.accept(set("refs/heads/main", "", base))
+	v, _ := b.sync()
+	next := w.commit(base)
+	a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", base, next)}})
+	r := b.replica(w.repo.ID)
+	if !r.hasFound([]cluster.OID{next}) || r.hasFound([]cluster.OID{next, base[1:] + "0"}) {
+		t.Error("what was found complete is not what was taken")
+	}
+	newest := ""
+	var at time.Time
+	packs, err := filepath.Glob(filepath.Join(v.Dir, "objects/pack/*.pack"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pack := range packs {
+		if info, err := os.Stat(pack); err == nil && info.ModTime().After(at) {
+			newest, at = pack, info.ModTime()
+		}
+	}
+	for _, ext := range []string{".pack", ".idx", ".rev"} {
+		os.Remove(newest[:len(newest)-len(".pack")] + ext)
+	}
+	w.same(map[string]string{"refs/heads/main": string(next)})
+	if r.hasFound([]cluster.OID{next}) {
+		t.Error("it is still taken for granted")
+	}
+}

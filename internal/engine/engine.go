@@ -180,6 +180,7 @@ func (e *Engine) Close(ctx context.Context) {
 	}
 	e.stop(cluster.ErrStopping)
 	<-done
+	e.Store.Close()
 }
 
 // begin registers work that Close waits for.
@@ -302,7 +303,21 @@ func (e *Engine) WritePack(ctx context.Context, id cluster.RepoID, wants, haves 
 	if err != nil {
 		return err
 	}
-	return repo.WritePack(ctx, wants, haves, w)
+	return repo.WritePack(ctx, wants, haves, e.shownBy(id), w)
+}
+
+// shownBy tells of values whether they are among those that the replica's refs have, as
+// far as that is known without Git; of many refs it knows some.
+func (e *Engine) shownBy(id cluster.RepoID) func(cluster.OID) bool {
+	table := e.replica(id).known.Load()
+	if table == nil {
+		return nil
+	}
+	shown := map[cluster.OID]bool{}
+	for _, value := range knownClosed(table, nil) {
+		shown[value] = true
+	}
+	return func(oid cluster.OID) bool { return shown[oid] }
 }
 
 // Create makes a new repository in the journal and on this node.

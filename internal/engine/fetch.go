@@ -18,6 +18,9 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 	if len(wants) == 0 {
 		return nil
 	}
+	if r.hasFound(wants) {
+		return nil // a copy that was taken
+	}
 	haves := knownClosed(r.table, updates)
 	if held, err := r.repo.Closed(ctx, wants, haves); err != nil || held {
 		if err == nil {

@@ -78,6 +78,39 @@ func (r *replica) keepOffered(values []cluster.OID) {
 	}
 }
 
+// found notes that what a pledge is of has been found complete, and synced. It stays
+// so for as long as the pledge lasts.
+func (r *replica) found(p *pledge) {
+	r.keep.Lock()
+	defer r.keep.Unlock()
+	if r.whole == nil {
+		r.whole = map[cluster.OID]time.Time{}
+	}
+	for _, v := range p.values {
+		if p.until.After(r.whole[v]) {
+			r.whole[v] = p.until
+		}
+	}
+}
+
+// hasFound reports whether all values were found complete, and stay.
+func (r *replica) hasFound(values []cluster.OID) bool {
+	now := time.Now()
+	r.keep.Lock()
+	defer r.keep.Unlock()
+	return !slices.ContainsFunc(values, func(v cluster.OID) bool { return !now.Before(r.whole[v]) })
+}
+
+// forgetFound has everything be looked at again, because the disk may not be what it
+// was. It reports whether there was anything to forget.
+func (r *replica) forgetFound() bool {
+	r.keep.Lock()
+	defer r.keep.Unlock()
+	any := len(r.whole) > 0
+	r.whole = nil
+	return any
+}
+
 // redeem ends a pledge of which nothing came. Any other ends by itself: that a ref
 // shows its values does not mean that nobody else relies on them any more.
 func (r *replica) redeem(p *pledge) {
@@ -99,7 +132,9 @@ func (r *replica) expirePledges() {
 		}
 		return over
 	})
-	maps.DeleteFunc(r.offered, func(_ cluster.OID, until time.Time) bool { return now.After(until) })
+	over := func(_ cluster.OID, until time.Time) bool { return now.After(until) }
+	maps.DeleteFunc(r.offered, over)
+	maps.DeleteFunc(r.whole, over)
 }
 
 func (r *replica) currentGeneration() uint64 {

@@ -34,6 +34,7 @@ type replica struct {
 	generation uint64     // how often objects were removed since the node's start; guarded by keep
 
 	pledgedValues int                       // in all of pledged; guarded by keep
+	whole         map[cluster.OID]time.Time // what was found complete, and until when it is pledged; guarded by keep
 	offered       map[cluster.OID]time.Time // what must stay for packs that are on their way, and until when; guarded by keep
 
 	mu        sync.Mutex

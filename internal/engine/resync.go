@@ -75,6 +75,7 @@ type Stray struct {
 // resync is what the above describes. The caller holds apply.
 func (e *Engine) resync(ctx context.Context, r *replica, why string, tell func(string)) ([]Stray, error) {
 	start := time.Now()
+	r.forgetFound()
 	record, head, err := e.Journal.LookupID(ctx, r.id)
 	if err != nil {
 		return nil, err

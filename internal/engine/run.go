@@ -190,7 +190,7 @@ func (e *Engine) reportSoon(id cluster.RepoID) {
 
 // reportEvery is how often a replica's position is reported at most. A report
 // is for people who look at the status; it is not worth a write per push.
-const reportEvery = 250 * time.Millisecond
+const reportEvery = time.Second
 
 // reportLoop tells the journal what the replicas show.
 func (e *Engine) reportLoop(ctx context.Context) {

@@ -42,6 +42,7 @@ func newWorldOf(t *testing.T, format cluster.ObjectFormat) *world {
 	if w.store, err = NewStore(filepath.Join(t.TempDir(), "repositories"), &gitexec.Runner{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { w.store.Close() })
 	w.record = cluster.Repo{ID: testID, Name: "demo/hello", Format: format, InitialHead: "refs/heads/main"}
 	if w.Repository, err = w.store.Create(t.Context(), w.record); err != nil {
 		t.Fatal(err)

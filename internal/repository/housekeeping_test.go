@@ -247,8 +247,8 @@ func TestOrphans(t *testing.T) {
 	if n, err := w.RemoveOrphans(time.Hour); err != nil || n != 0 {
 		t.Errorf("%d were removed by the clock alone, %v", n, err)
 	}
-	w.seen.Range(func(path, first any) bool {
-		w.seen.Store(path, first.(time.Time).Add(-time.Hour))
+	w.store.seen.Range(func(path, first any) bool {
+		w.store.seen.Store(path, first.(time.Time).Add(-time.Hour))
 		return true
 	})
 	if n, err := w.RemoveOrphans(time.Hour); err != nil || n != 3 {

@@ -37,12 +37,22 @@ func (r *Repository) Bundle(ctx context.Context, file string) error {
 }
 
 // WritePack writes a thin pack of what wants reach and haves do not. Haves
-// that are not here are passed over: they only make the pack smaller.
-func (r *Repository) WritePack(ctx context.Context, wants, haves []cluster.OID, w io.Writer) error {
-	known, err := r.present(ctx, haves)
+// that are not here are passed over: they only make the pack smaller. Git is asked
+// about those that the caller does not know; here, if not nil, tells what it knows.
+func (r *Repository) WritePack(ctx context.Context, wants, haves []cluster.OID, here func(cluster.OID) bool, w io.Writer) error {
+	var known, doubtful []cluster.OID
+	for _, oid := range haves {
+		if here != nil && here(oid) {
+			known = append(known, oid)
+		} else {
+			doubtful = append(doubtful, oid)
+		}
+	}
+	found, err := r.present(ctx, doubtful)
 	if err != nil {
 		return err
 	}
+	known = append(known, found...)
 	return r.run.Run(ctx, gitcmd.PackObjects(r.Dir), gitexec.IO{Stdin: revisions(wants, known), Stdout: w})
 }
 

@@ -29,7 +29,7 @@ func TestPackFromOneReplicaToAnother(t *testing.T) {
 			send := func(wants, haves []cluster.OID) int {
 				t.Helper()
 				var pack bytes.Buffer
-				if err := from.WritePack(t.Context(), wants, haves, &pack); err != nil {
+				if err := from.WritePack(t.Context(), wants, haves, nil, &pack); err != nil {
 					t.Fatal(err)
 				}
 				size := pack.Len()
@@ -52,7 +52,7 @@ func TestPackFromOneReplicaToAnother(t *testing.T) {
 			}
 			send(oids(three), oids(three)) // nothing to send
 			send(nil, nil)
-			if err := from.WritePack(t.Context(), oids(unknown), nil, io.Discard); err == nil {
+			if err := from.WritePack(t.Context(), oids(unknown), nil, nil, io.Discard); err == nil {
 				t.Error("a pack of what is not there was written")
 			}
 		})

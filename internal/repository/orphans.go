@@ -29,17 +29,17 @@ func (r *Repository) RemoveOrphans(age time.Duration) (n int, err error) {
 			if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) || !r.old(path, age) || writtenSince(path, before) {
 				continue
 			}
-			r.seen.Delete(path)
+			r.store.seen.Delete(path)
 			if err := os.RemoveAll(path); err != nil {
 				return n, err
 			}
 			n++
 		}
 	}
-	r.seen.Range(func(path, _ any) bool {
+	r.store.seen.Range(func(path, _ any) bool {
 		if path := path.(string); strings.HasPrefix(path, r.Dir+string(filepath.Separator)) {
 			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-				r.seen.Delete(path)
+				r.store.seen.Delete(path)
 			}
 		}
 		return true
@@ -62,7 +62,7 @@ func (r *Repository) releasePacks(age time.Duration, before time.Time) error {
 		if !strings.HasSuffix(e.Name(), ".keep") || !r.old(path, age) || writtenSince(path, before) {
 			continue
 		}
-		r.seen.Delete(path)
+		r.store.seen.Delete(path)
 		// An operator's own says something else, or nothing.
 		text, err := os.ReadFile(path)
 		if err == nil && bytes.HasPrefix(text, []byte("receive-pack ")) {
@@ -88,7 +88,7 @@ func leftovers(dir string) map[string][]string {
 
 // old reports whether a path has been seen for an age, by the clock that nobody sets.
 func (r *Repository) old(path string, age time.Duration) bool {
-	first, _ := r.seen.LoadOrStore(path, time.Now())
+	first, _ := r.store.seen.LoadOrStore(path, time.Now())
 	return time.Since(first.(time.Time)) >= age
 }
 

@@ -35,7 +35,12 @@ type Store struct {
 	root string
 	run  *gitexec.Runner
 	seen sync.Map // path → time.Time: since when something looks left behind
+
+	writers refWriters
 }
+
+// Close ends the processes that wait for work. The store can be used after it.
+func (s *Store) Close() { s.writers.close() }
 
 // NewStore returns the store at root, making the folder if it is not there.
 func NewStore(root string, run *gitexec.Runner) (*Store, error) {
@@ -90,7 +95,7 @@ func (s *Store) Open(id cluster.RepoID) (*Repository, error) {
 		}
 		return nil, err
 	}
-	return &Repository{ID: id, Dir: dir, run: s.run, seen: &s.seen}, nil
+	return &Repository{ID: id, Dir: dir, run: s.run, store: s}, nil
 }
 
 // Create makes the empty repository that repo describes, or opens it if a
@@ -158,10 +163,10 @@ func (s *Store) CleanUp() error {
 
 // A Repository is one repository on this disk.
 type Repository struct {
-	ID   cluster.RepoID
-	Dir  string
-	run  *gitexec.Runner
-	seen *sync.Map // of the store
+	ID    cluster.RepoID
+	Dir   string
+	run   *gitexec.Runner
+	store *Store
 }
 
 const appliedFile = "cluster-applied"

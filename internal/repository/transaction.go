@@ -1,27 +1,21 @@
 package repository
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"strings"
 
 	"gitcluster/internal/cluster"
-	"gitcluster/internal/gitcmd"
-	"gitcluster/internal/gitexec"
 )
 
 // A Transaction changes refs in two steps, by `git update-ref --stdin`: between
 // Prepare and Commit the refs are locked and known to have their old values.
 type Transaction struct {
-	wait   <-chan struct{} // closed when Git is gone
-	in     *bufio.Writer
-	closer io.Closer
-	out    *bufio.Reader
-	stderr strings.Builder
+	*refWriter
+	store  *Store
 	ctx    context.Context
-	cancel context.CancelFunc
+	ignore func() bool // has ctx no longer end the process; false: it has
 	ended  bool
 	bulk   string // the folder of a repository whose file system is synced as a whole; "" where Git syncs each ref
 }
@@ -33,29 +27,19 @@ const manyUpdates = 200
 // Begin starts a transaction of about so many updates. The caller must end it with
 // Commit or Abort.
 func (r *Repository) Begin(ctx context.Context, size int) (*Transaction, error) {
-	bulk := ""
+	t := &Transaction{store: r.store, ctx: ctx}
 	if size >= manyUpdates && canSyncFS() {
-		bulk = r.Dir
+		t.bulk = r.Dir
+	} else {
+		t.refWriter = r.store.writers.take(r.Dir)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	inR, inW := io.Pipe()
-	outR, outW := io.Pipe()
-	t := &Transaction{in: bufio.NewWriterSize(inW, 64<<10), closer: inW, out: bufio.NewReader(outR), ctx: ctx, cancel: cancel, bulk: bulk}
-	proc, err := r.run.Start(ctx, gitcmd.UpdateRef(r.Dir, bulk == ""), gitexec.IO{Stdin: inR, Stdout: outW, Stderr: &limited{w: &t.stderr, n: 4096}})
-	if err != nil {
-		cancel()
-		return nil, err
+	if t.refWriter == nil {
+		var err error
+		if t.refWriter, err = startRefWriter(ctx, r.run, r.Dir, t.bulk == ""); err != nil {
+			return nil, err
+		}
 	}
-	waited := make(chan struct{})
-	t.wait = waited
-	go func() {
-		defer close(waited)
-		err := proc.Wait()
-		// Whoever waits for an answer or still writes commands is told that
-		// none will be read.
-		inR.CloseWithError(fmt.Errorf("git update-ref ended: %w", orEOF(err)))
-		outW.CloseWithError(orEOF(err))
-	}()
+	t.ignore = context.AfterFunc(ctx, t.cancel)
 	return t, nil
 }
 
@@ -86,15 +70,14 @@ func (t *Transaction) PrepareAny(updates []cluster.RefUpdate) error {
 // Commit writes the new values and ends the transaction.
 func (t *Transaction) Commit() error {
 	err := t.step("commit")
-	t.end()
+	t.end(err == nil)
 	return err
 }
 
 // Abort unlocks the refs and ends the transaction; after Commit it does nothing.
 func (t *Transaction) Abort() {
 	if !t.ended {
-		t.step("abort")
-		t.end()
+		t.end(t.step("abort") == nil)
 	}
 }
 
@@ -114,7 +97,7 @@ func (t *Transaction) prepare(updates []cluster.RefUpdate, line func(cluster.Ref
 		err = syncFS(t.bulk)
 	}
 	if err != nil {
-		t.end()
+		t.end(false)
 		if why := strings.TrimSpace(t.stderr.String()); why != "" {
 			return fmt.Errorf("prepare refs: %s", strings.TrimPrefix(why, "fatal: "))
 		}
@@ -144,15 +127,17 @@ func (t *Transaction) step(name string) error {
 	return nil
 }
 
-// end closes Git's input, at which it exits and drops any locks, and reaps it.
-func (t *Transaction) end() {
+// end lets go of the process: it is kept if it may serve another transaction.
+func (t *Transaction) end(well bool) {
 	if t.ended {
 		return
 	}
 	t.ended = true
-	t.closer.Close()
-	<-t.wait
-	t.cancel()
+	if t.ignore() && well && t.bulk == "" {
+		t.store.writers.keep(t.refWriter)
+		return
+	}
+	t.close()
 }
 
 func orEOF(err error) error {

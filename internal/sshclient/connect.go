@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -138,7 +139,7 @@ func handshakeError(ctx context.Context, err error, host *hostCheck, keys *keyri
 		return host.missing(none.RequestedAlgorithms)
 	case errors.As(err, &none):
 		return fmt.Errorf("%w: there is no common %s; the server offers %s", ErrUnsupported, none.What, printable(strings.Join(none.RequestedAlgorithms, ", ")))
-	case errors.Is(err, io.EOF):
+	case hungUp(err):
 		return fmt.Errorf("the server closed the connection in the SSH handshake: %w", err)
 	}
 	return err
@@ -148,6 +149,11 @@ func handshakeError(ctx context.Context, err error, host *hostCheck, keys *keyri
 // in the words of OpenSSH's.
 func tooManyKeys(err error) bool {
 	return strings.Contains(err.Error(), "ssh: disconnect") && strings.Contains(strings.ToLower(err.Error()), "too many authentication failures")
+}
+
+// hungUp reports whether the other side ended the connection, in whichever way.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 func isTimeout(err error) bool {

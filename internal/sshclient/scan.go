@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 
 	"golang.org/x/crypto/ssh"
@@ -49,7 +48,7 @@ func HostKey(ctx context.Context, o Options) (ssh.PublicKey, error) {
 		return nil, context.Cause(ctx)
 	case !stage.end():
 		return nil, fmt.Errorf("%w to the SSH handshake within %v", ErrTimeout, stage.limit)
-	case errors.Is(err, io.EOF):
+	case hungUp(err):
 		return nil, fmt.Errorf("the server closed the connection in the SSH handshake: %w", err)
 	}
 	return nil, err

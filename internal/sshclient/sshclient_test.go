@@ -455,3 +455,32 @@ func TestRoundTrips(t *testing.T) {
 		t.Errorf("%d round trips to log in, %d with a command", login, after)
 	}
 }
+
+// A server that dies in the handshake, in whichever way its system then ends the
+// connection.
+func TestHangsUp(t *testing.T) {
+	home(t)
+	s := sshtest.Start(t, sshtest.Options{Handler: echo})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for _, linger := range []int{-1, 0} { // with a FIN, and with a RST
+		go func() {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, "SSH-2.0-test\r\n")
+			conn.Read(make([]byte, 1))
+			conn.(*net.TCPConn).SetLinger(linger)
+			conn.Close()
+		}()
+		o := options(s)
+		o.Addr = listener.Addr().String()
+		if _, err := Dial(t.Context(), o); err == nil || !strings.Contains(err.Error(), "the server closed the connection in the SSH handshake") {
+			t.Errorf("linger %d: %v", linger, err)
+		}
+	}
+}
