@@ -77,6 +77,19 @@ func TestBrokenEngines(t *testing.T) {
 	}
 }
 
+// TestPatches holds that every patch finds its place, also those that only a long run
+// builds.
+func TestPatches(t *testing.T) {
+	for name, wrong := range broken {
+		if _, err := apply(t.Context(), slices.Concat(points, hurries, disks, wrong.patches)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := apply(t.Context(), deep); err != nil {
+		t.Error(err)
+	}
+}
+
 // programs builds the nodes of a run, with what is wrong with them.
 func programs(t *testing.T, wrong []patch) string {
 	t.Helper()

@@ -47,7 +47,7 @@ var points = []patch{
 	// A peer has stored a copy and its answer is not sent.
 	hit("internal/engine/copies.go", "taken", "return e.Incarnation, r.fence()"),
 	// A catch-up lacks objects and has asked for none.
-	hit("internal/engine/fetch.go", "missed", "var failures []error\n\tfor _, device := range e.sources(newest) {"),
+	hit("internal/engine/fetch.go", "missed", "var failures []error\n\tfor _, device := range r.talking(e.sources(newest)) {"),
 	// A catch-up has the objects and not the refs; has the refs, and not its position.
 	hit("internal/engine/catchup.go", "fetched", "if err := write(ctx, r.repo, r.table, updates); err != nil {"),
 	hit("internal/engine/catchup.go", "replayed", "if r.table.Digest() != head.Digest {"),
@@ -83,28 +83,9 @@ var steps = []string{"prepared", "appended", "written", "applied", "answer", "ta
 // build compiles the module's programs with patches into dir, and what their Git
 // processes load.
 func build(ctx context.Context, dir string, patches []patch) error {
-	texts := map[string]string{} // by path
-	for _, p := range patches {
-		path, err := source(ctx, p.file)
-		if err != nil {
-			return err
-		}
-		if p.old == "" { // a file of its own
-			texts[path] = p.new
-			continue
-		}
-		text, ok := texts[path]
-		if !ok {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			text = string(data)
-		}
-		if n := strings.Count(text, p.old); n != 1 {
-			return fmt.Errorf("%s has %d times what is to be replaced: %q", p.file, n, p.old)
-		}
-		texts[path] = strings.Replace(text, p.old, p.new, 1)
+	texts, err := apply(ctx, patches)
+	if err != nil {
+		return err
 	}
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for i, path := range slices.Sorted(maps.Keys(texts)) {
@@ -132,6 +113,34 @@ func build(ctx context.Context, dir string, patches []patch) error {
 		return err
 	}
 	return compile(ctx, dir)
+}
+
+// apply returns the files that patches change, by their paths.
+func apply(ctx context.Context, patches []patch) (map[string]string, error) {
+	texts := map[string]string{}
+	for _, p := range patches {
+		path, err := source(ctx, p.file)
+		if err != nil {
+			return nil, err
+		}
+		if p.old == "" { // a file of its own
+			texts[path] = p.new
+			continue
+		}
+		text, ok := texts[path]
+		if !ok {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return nil, err
+			}
+			text = string(data)
+		}
+		if n := strings.Count(text, p.old); n != 1 {
+			return nil, fmt.Errorf("%s has %d times what is to be replaced: %q", p.file, n, p.old)
+		}
+		texts[path] = strings.Replace(text, p.old, p.new, 1)
+	}
+	return texts, nil
 }
 
 // library is what compile makes.
