@@ -27,7 +27,7 @@ var layers = []struct {
 	packages []string
 }{
 	{"programs: arguments and exit codes", []string{
-		"cmd/git-cluster", "cmd/git-credential-device", "cmd/git-remote-cluster",
+		"cmd/git-cluster", "cmd/git-cluster-hook", "cmd/git-credential-device", "cmd/git-remote-cluster",
 	}},
 	{"a person's machine: setting it up, finding out what is wrong", []string{
 		"internal/doctor", "internal/setup",
@@ -53,7 +53,7 @@ var layers = []struct {
 		"internal/gitcmd", "internal/session",
 	}},
 	{"vocabulary", []string{
-		"internal/cluster", "internal/durable", "internal/freeport", "internal/share", "internal/version",
+		"internal/cluster", "internal/durable", "internal/freeport", "internal/share", "internal/spool", "internal/version",
 	}},
 }
 

@@ -13,6 +13,7 @@ import (
 	"gitcluster/internal/journal"
 	"gitcluster/internal/peer"
 	"gitcluster/internal/repository"
+	"gitcluster/internal/spool"
 )
 
 // Copies are taken before a push becomes real: other nodes store its objects,
@@ -34,6 +35,8 @@ const (
 	// copyPace is how many bytes a second a peer must at least be able to take,
 	// check and sync. A large push waits longer by what its size comes to.
 	copyPace = 4 << 20
+	// copyMemory is how much of a pack is kept in memory for those who take it.
+	copyMemory = 4 << 20
 )
 
 // spread has other nodes take copies of a push until as many hold its objects as
@@ -45,7 +48,7 @@ func (e *Engine) spread(ctx context.Context, r *replica, p *pending) error {
 		engine: e, peers: peers,
 		taken:   []journal.Counted{{Device: e.Device, Incarnation: e.Incarnation}},
 		failed:  map[cluster.DeviceName]error{},
-		packs:   map[string]*spool{},
+		packs:   map[string]*spool.Spool{},
 		changed: make(chan struct{}, 1),
 	}
 	p.copies = s
@@ -118,7 +121,7 @@ type spreading struct {
 	asked   int // peers[:asked] have been asked
 	taken   []journal.Counted
 	failed  map[cluster.DeviceName]error // why those do not hold a copy that have failed last
-	packs   map[string]*spool            // by what the taker had
+	packs   map[string]*spool.Spool      // by what the taker had
 	longest time.Duration                // what patience said last
 	over    bool                         // the push no longer waits
 	running int                          // conversations that go on
@@ -214,14 +217,14 @@ func (s *spreading) pack(ctx context.Context, haves []cluster.OID) (io.ReadClose
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.packs[b.String()]; p != nil {
-		if r := p.open(); r != nil {
+		if r := p.Open(); r != nil {
 			return r, nil
 		}
 	}
-	p := newSpool(s.engine.Store.Temp())
+	p := spool.New(s.engine.Store.Temp(), copyMemory)
 	s.packs[b.String()] = p
-	r := p.open()
-	s.engine.work.Go(func() { p.end(s.engine.WritePack(ctx, s.offer.Repo, s.offer.Wants, haves, p)) })
+	r := p.Open()
+	s.engine.work.Go(func() { p.End(s.engine.WritePack(ctx, s.offer.Repo, s.offer.Wants, haves, p)) })
 	return r, nil
 }
 
@@ -232,7 +235,7 @@ func (s *spreading) patience() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.packs {
-		size, took := p.progress()
+		size, took := p.Progress()
 		s.longest = max(s.longest, took+time.Duration(size)*(time.Second/copyPace))
 	}
 	return s.longest

@@ -1,4 +1,4 @@
-package engine
+package spool
 
 import (
 	"bytes"
@@ -10,17 +10,19 @@ import (
 	"testing"
 )
 
+const inMemory = 1 << 20
+
 func TestSpool(t *testing.T) {
-	for _, size := range []int{0, 1, spoolMemory - 1, spoolMemory, spoolMemory + 1, 2*spoolMemory + 12345} {
+	for _, size := range []int{0, 1, inMemory - 1, inMemory, inMemory + 1, 2*inMemory + 12345} {
 		dir := t.TempDir()
 		want := make([]byte, size)
 		for i := range want {
 			want[i] = byte(rand.Uint32())
 		}
-		s := newSpool(dir)
+		s := New(dir, inMemory)
 		var wait sync.WaitGroup
 		for i := range 3 {
-			r := s.open()
+			r := s.Open()
 			wait.Go(func() {
 				defer r.Close()
 				if i == 2 { // one who leaves early
@@ -33,7 +35,7 @@ func TestSpool(t *testing.T) {
 				}
 			})
 		}
-		late := s.open()
+		late := s.Open()
 		for rest := want; len(rest) > 0; {
 			n := min(len(rest), 1+rand.IntN(300_000))
 			if _, err := s.Write(rest[:n]); err != nil {
@@ -41,13 +43,13 @@ func TestSpool(t *testing.T) {
 			}
 			rest = rest[n:]
 		}
-		s.end(nil)
+		s.End(nil)
 		wait.Wait()
 		if got, err := io.ReadAll(late); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d bytes: read afterwards %d, %v", size, len(got), err)
 		}
 		late.Close()
-		if s.open() != nil || s.file != nil {
+		if s.Open() != nil || s.file != nil {
 			t.Errorf("%d bytes: still there after its last reader", size)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
@@ -57,22 +59,22 @@ func TestSpool(t *testing.T) {
 }
 
 func TestSpoolThatFails(t *testing.T) {
-	s := newSpool(t.TempDir())
-	r := s.open()
+	s := New(t.TempDir(), inMemory)
+	r := s.Open()
 	s.Write([]byte("abc"))
 	broken := errors.New("broken")
-	s.end(broken)
+	s.End(broken)
 	if got, err := io.ReadAll(r); !errors.Is(err, broken) || string(got) != "abc" {
 		t.Errorf("read %q, %v: half a pack must not look whole", got, err)
 	}
-	if s.open() != nil {
+	if s.Open() != nil {
 		t.Error("a failed stream was opened again")
 	}
 }
 
 func TestSpoolWithoutReaders(t *testing.T) {
-	s := newSpool(t.TempDir())
-	s.open().Close()
+	s := New(t.TempDir(), inMemory)
+	s.Open().Close()
 	if _, err := s.Write([]byte("x")); err == nil {
 		t.Error("written for nobody")
 	}

@@ -1,4 +1,10 @@
-package engine
+// Package spool keeps a stream for several who read it.
+//
+// Entry points: [New] makes a [Spool], which one writes and any number read.
+//
+// It promises that each reads all of it from the beginning, at their own pace, and that
+// nothing is left on disk when nobody reads it any more.
+package spool
 
 import (
 	"errors"
@@ -8,15 +14,16 @@ import (
 	"time"
 )
 
-// A spool is a stream written once and read by several at their own pace, while
+// A Spool is a stream written once and read by several at their own pace, while
 // it is being written and after: a slow reader holds up nobody. What is longer
 // than a bound goes to a file, which is removed with the last reader.
-type spool struct {
-	dir string
+type Spool struct {
+	dir    string
+	memory int // how much of it is kept in memory
 
 	mu      sync.Mutex
 	more    *sync.Cond // the stream grew or ended
-	head    []byte     // the first spoolMemory bytes
+	head    []byte     // what is kept in memory, from the beginning on
 	file    *os.File   // the rest; removed from its folder as soon as it is open
 	size    int64
 	began   time.Time
@@ -27,25 +34,25 @@ type spool struct {
 	closed  bool // no reader is left, and none can come
 }
 
-// spoolMemory is how much of a stream is kept in memory.
-const spoolMemory = 4 << 20
+// ErrNoReader: what is written is for nobody any more.
+var ErrNoReader = errors.New("nobody reads it any more")
 
-var errNoReader = errors.New("nobody reads it any more")
-
-func newSpool(dir string) *spool {
-	s := &spool{dir: dir, began: time.Now()}
+// New returns an empty spool, which keeps that many bytes in memory and the rest in a
+// file in dir.
+func New(dir string, memory int) *Spool {
+	s := &Spool{dir: dir, memory: memory, began: time.Now()}
 	s.more = sync.NewCond(&s.mu)
 	return s
 }
 
 // Write adds to the stream.
-func (s *spool) Write(p []byte) (int, error) {
+func (s *Spool) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return 0, errNoReader
+		return 0, ErrNoReader
 	}
-	n := min(len(p), spoolMemory-len(s.head))
+	n := min(len(p), s.memory-len(s.head))
 	s.head = append(s.head, p[:n]...)
 	if rest := p[n:]; len(rest) > 0 {
 		if s.file == nil {
@@ -56,7 +63,7 @@ func (s *spool) Write(p []byte) (int, error) {
 			s.file = f
 			os.Remove(f.Name())
 		}
-		if _, err := s.file.WriteAt(rest, s.size+int64(n)-spoolMemory); err != nil {
+		if _, err := s.file.WriteAt(rest, s.size+int64(n-s.memory)); err != nil {
 			return n, err
 		}
 	}
@@ -65,8 +72,8 @@ func (s *spool) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end ends the stream; err, if not nil, is what its readers get there.
-func (s *spool) end(err error) {
+// End ends the stream; err, if not nil, is what its readers get there.
+func (s *Spool) End(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done, s.err, s.took = true, err, time.Since(s.began)
@@ -74,8 +81,8 @@ func (s *spool) end(err error) {
 	s.release()
 }
 
-// progress returns how long the stream is, and for how long it has been written.
-func (s *spool) progress() (size int64, took time.Duration) {
+// Progress returns how long the stream is, and for how long it has been written.
+func (s *Spool) Progress() (size int64, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {
@@ -84,20 +91,20 @@ func (s *spool) progress() (size int64, took time.Duration) {
 	return s.size, time.Since(s.began)
 }
 
-// open returns a reader from the beginning, or nil if the stream failed or is
+// Open returns a reader from the beginning, or nil if the stream failed or is
 // gone.
-func (s *spool) open() io.ReadCloser {
+func (s *Spool) Open() io.ReadCloser {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.err != nil {
 		return nil
 	}
 	s.readers++
-	return &spoolReader{s: s}
+	return &reader{s: s}
 }
 
 // release lets go of the file when nobody needs it. The caller holds mu.
-func (s *spool) release() {
+func (s *Spool) release() {
 	if s.readers == 0 {
 		s.closed = true
 	}
@@ -107,13 +114,13 @@ func (s *spool) release() {
 	}
 }
 
-type spoolReader struct {
-	s      *spool
+type reader struct {
+	s      *Spool
 	at     int64
 	closed bool
 }
 
-func (r *spoolReader) Read(p []byte) (int, error) {
+func (r *reader) Read(p []byte) (int, error) {
 	s := r.s
 	s.mu.Lock()
 	for r.at == s.size && !s.done && !r.closed {
@@ -138,7 +145,7 @@ func (r *spoolReader) Read(p []byte) (int, error) {
 	file, left := s.file, s.size-r.at
 	s.mu.Unlock()
 	// The file stays open while this reader is.
-	n, err := file.ReadAt(p[:min(int64(len(p)), left)], r.at-spoolMemory)
+	n, err := file.ReadAt(p[:min(int64(len(p)), left)], r.at-int64(s.memory))
 	r.at += int64(n)
 	if n > 0 {
 		err = nil
@@ -146,7 +153,7 @@ func (r *spoolReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (r *spoolReader) Close() error {
+func (r *reader) Close() error {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
 	if !r.closed {
