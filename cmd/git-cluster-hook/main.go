@@ -1,6 +1,7 @@
-// Command git-cluster-hook is what Git runs as a hook of a push on a node: it hands
-// the hook over to the node and waits. It is a program of its own because each push
-// starts it twice, and a small one starts ten times as fast as git-cluster.
+// Command git-cluster-hook is what Git runs as a hook of a push on a node, and where
+// several fetch at once instead of pack-objects: it hands that over to the node and
+// waits. It is a program of its own because each push starts it twice, and a small one
+// starts ten times as fast as git-cluster.
 //
 // It is no command for people. Its name, the last part of how it was called, is the
 // hook's.
@@ -15,6 +16,7 @@ import (
 	"syscall"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/localsocket"
 	"gitcluster/internal/version"
 )
@@ -24,14 +26,28 @@ func main() {
 		fmt.Println("git-cluster-hook", version.String())
 		return
 	}
+	name, args := filepath.Base(os.Args[0]), os.Args[1:]
+	if name == localsocket.PackObjects && len(args) > 0 && !gitcmd.CanShare(args) {
+		// Something that this release does not know: Git is to do it by itself.
+		fmt.Fprintln(os.Stderr, "git-cluster:", become(args))
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, filepath.Base(os.Args[0])))
+	os.Exit(run(ctx, name, args))
+}
+
+// become has this process run a command from now on. It returns only if that fails.
+func become(args []string) (err error) {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		err = syscall.Exec(filepath.Join(dir, args[0]), args, os.Environ())
+	}
+	return fmt.Errorf("run %s: %w", args[0], err)
 }
 
 // run returns the exit status that the node gives the hook.
-func run(ctx context.Context, name string) int {
-	request, socket, err := localsocket.HookFromEnv(name, os.Environ())
+func run(ctx context.Context, name string, args []string) int {
+	request, socket, err := localsocket.HookFromEnv(name, args, os.Environ())
 	if err == nil {
 		var status int
 		if status, err = localsocket.RunHook(ctx, socket, request, os.Stdin, os.Stdout, os.Stderr); err == nil {

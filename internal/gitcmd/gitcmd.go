@@ -57,6 +57,58 @@ func UploadPack(dir, protocol string) Command {
 	return serve(dir, "upload-pack", protocol, reading)
 }
 
+// Packs tells an upload-pack where to ask for its packs, instead of making them.
+type Packs struct {
+	Hook   string // program that asks the node; "" has Git make them itself
+	Socket string // the node's socket, as the hook dials it
+	Token  string // names the fetch to the node; useless outside it
+}
+
+// Shared has an upload-pack ask for its packs.
+func (p Packs) Shared(c Command) Command {
+	if p.Hook == "" {
+		return c
+	}
+	// Git hands it to a shell, if there is anything in it that a shell would mind.
+	hook := "'" + strings.ReplaceAll(p.Hook, "'", `'\''`) + "'"
+	if strings.Trim(p.Hook, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
+		hook = p.Hook // one process less
+	}
+	c = c.with(Setting{"uploadpack.packObjectsHook", hook})
+	c.Env = append(c.Env, EnvSocket+"="+p.Socket, EnvPush+"="+p.Token)
+	return c
+}
+
+// SharedPack is the pack-objects that an upload-pack would have run in the repository
+// at dir: args are what it passed to its hook.
+func SharedPack(dir string, args []string) (Command, error) {
+	if !CanShare(args) {
+		return Command{}, fmt.Errorf("no arguments of a pack to be shared: %.200q", args)
+	}
+	return command(dir, reading, args[1:]...), nil
+}
+
+// CanShare reports whether all arguments of a pack-objects are known to depend on
+// nothing but what they say and what comes on standard input.
+func CanShare(args []string) bool {
+	if len(args) > 3 && args[1] == "--shallow-file" && args[2] == "" {
+		args = slices.Delete(slices.Clone(args), 1, 3)
+	}
+	if len(args) < 3 || args[0] != "git" || args[1] != "pack-objects" {
+		return false
+	}
+	for _, arg := range args[2:] {
+		switch arg {
+		case "--revs", "--thin", "--stdout", "--shallow", "--progress", "-q", "--delta-base-offset", "--include-tag":
+		default:
+			if filter, ok := strings.CutPrefix(arg, "--filter="); !ok || strings.HasPrefix(filter, "sparse:path") {
+				return false
+			}
+		}
+	}
+	return slices.Contains(args, "--revs") && slices.Contains(args, "--stdout")
+}
+
 // UploadArchive serves `git archive --remote`.
 func UploadArchive(dir string) Command {
 	return serve(dir, "upload-archive", "", reading)
@@ -269,6 +321,21 @@ var receiving = []Setting{
 	{"receive.fsck.missingSpaceBeforeDate", "ignore"},
 	{"receive.fsck.zeroPaddedFilemode", "ignore"},
 	{"receive.fsck.zeroPaddedDate", "ignore"},
+}
+
+// with adds a line of configuration to a command's.
+func (c Command) with(s Setting) Command {
+	const count = "GIT_CONFIG_COUNT="
+	c.Env = slices.Clone(c.Env)
+	for i, entry := range c.Env {
+		if text, ok := strings.CutPrefix(entry, count); ok {
+			n, _ := strconv.Atoi(text)
+			c.Env[i] = count + strconv.Itoa(n+1)
+			c.Env = append(c.Env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", n, s.Key), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", n, s.Value))
+			break
+		}
+	}
+	return c
 }
 
 func command(dir string, settings []Setting, args ...string) Command {

@@ -11,16 +11,19 @@ import (
 // The variables by which a node tells the hooks of a push where it is.
 const (
 	EnvSocket = "GIT_CLUSTER_SOCKET" // the path of the node's socket
-	EnvPush   = "GIT_CLUSTER_PUSH"   // the token of the push
+	EnvPush   = "GIT_CLUSTER_PUSH"   // the token of the push or fetch
 )
 
 // ErrOutsidePush: a hook was started by something else than a node's push.
 var ErrOutsidePush = errors.New("this hook only runs inside a push that a node started")
 
-// HookFromEnv makes a hook's request out of the environment that Git gave it,
-// and says on which socket to make it.
-func HookFromEnv(name string, environ []string) (req HookRequest, socket string, err error) {
+// HookFromEnv makes a hook's request out of the arguments and the environment that Git
+// gave it, and says on which socket to make it.
+func HookFromEnv(name string, args, environ []string) (req HookRequest, socket string, err error) {
 	req = HookRequest{Hook: name, Env: make(map[string]string)}
+	if name == PackObjects {
+		req.Args = args
+	}
 	for _, entry := range environ {
 		name, value, ok := strings.Cut(entry, "=")
 		switch {
@@ -29,11 +32,11 @@ func HookFromEnv(name string, environ []string) (req HookRequest, socket string,
 			socket = value
 		case name == EnvPush:
 			req.Push = value
-		case isHookEnv(name):
+		case isHookEnv(name) && req.Args == nil:
 			req.Env[name] = value
 		}
 	}
-	if name != PreReceive && name != ProcReceive {
+	if !isHook(name) {
 		return HookRequest{}, "", fmt.Errorf("unknown hook %.20q", name)
 	}
 	if !isToken(req.Push) || !isSocketPath(socket) {

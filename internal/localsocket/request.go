@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -32,10 +33,11 @@ type SessionRequest struct {
 	Remote netip.AddrPort // where they come from; zero if from this machine
 }
 
-// A HookRequest is a Git hook handing over to the node that started its push.
+// A HookRequest is a Git hook handing over to the node that started its push or fetch.
 type HookRequest struct {
-	Hook string            // "pre-receive" or "proc-receive"
-	Push string            // the token by which the node knows the push
+	Hook string            // "pre-receive", "proc-receive" or "pack-objects"
+	Push string            // the token by which the node knows the push or fetch
+	Args []string          // of pack-objects: what upload-pack would have run
 	Env  map[string]string // where the push's objects are, its options, and its certificate
 }
 
@@ -43,6 +45,7 @@ type HookRequest struct {
 const (
 	PreReceive  = "pre-receive"
 	ProcReceive = "proc-receive"
+	PackObjects = "pack-objects" // uploadpack.packObjectsHook
 )
 
 // hookEnv are the variables of a hook that the node needs; the push options are
@@ -76,6 +79,7 @@ type request struct {
 	Remote  string            `json:"remote,omitempty"`
 	Hook    string            `json:"hook,omitempty"`
 	Push    string            `json:"push,omitempty"`
+	Args    []string          `json:"args,omitempty"`
 	Env     map[string]string `json:"env,omitempty"`
 }
 
@@ -98,6 +102,9 @@ func (r request) line() ([]byte, error) {
 		if !utf8.ValidString(value) {
 			return nil, fmt.Errorf("the value of %s is not UTF-8", name)
 		}
+	}
+	if slices.ContainsFunc(r.Args, func(arg string) bool { return !utf8.ValidString(arg) }) {
+		return nil, errors.New("an argument is not UTF-8")
 	}
 	if !utf8.ValidString(r.Command) {
 		return nil, errors.New("the command is not UTF-8")
@@ -127,7 +134,7 @@ func (s SessionRequest) wire() request {
 }
 
 func (h HookRequest) wire() request {
-	return request{Kind: kindHook, Hook: h.Hook, Push: h.Push, Env: h.Env}
+	return request{Kind: kindHook, Hook: h.Hook, Push: h.Push, Args: h.Args, Env: h.Env}
 }
 
 // readRequest reads the first line. The reader's buffer bounds its length.
@@ -155,7 +162,7 @@ func parseRequest(line []byte) (request, error) {
 	}
 	switch req.Kind {
 	case kindSession:
-		if req.Hook != "" || req.Push != "" {
+		if req.Hook != "" || req.Push != "" || req.Args != nil {
 			return request{}, errors.New("bad request: a session with a hook's fields")
 		}
 	case kindHook:
@@ -222,9 +229,14 @@ func (a *asWho) identity() (id cluster.Identity, err error) {
 
 // hook checks a request of that kind.
 func (r request) hook() (HookRequest, error) {
-	h := HookRequest{Hook: r.Hook, Push: r.Push, Env: r.Env}
-	if r.Hook != PreReceive && r.Hook != ProcReceive {
+	h := HookRequest{Hook: r.Hook, Push: r.Push, Args: r.Args, Env: r.Env}
+	switch {
+	case !isHook(r.Hook):
 		return h, fmt.Errorf("unknown hook %.20q", r.Hook)
+	case r.Hook != PackObjects && r.Args != nil:
+		return h, fmt.Errorf("the hook %q has no arguments", r.Hook)
+	case slices.ContainsFunc(r.Args, func(arg string) bool { return strings.ContainsRune(arg, 0) }):
+		return h, errors.New("an argument has a NUL byte")
 	}
 	if !isToken(r.Push) {
 		return h, errors.New("the hook has no token of a push")
@@ -238,6 +250,10 @@ func (r request) hook() (HookRequest, error) {
 		}
 	}
 	return h, nil
+}
+
+func isHook(name string) bool {
+	return name == PreReceive || name == ProcReceive || name == PackObjects
 }
 
 func isToken(s string) bool {

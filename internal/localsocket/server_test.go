@@ -136,7 +136,7 @@ func TestHook(t *testing.T) {
 		fmt.Fprintf(stderr, "%s in %s, %s", input, req.Env["GIT_QUARANTINE_PATH"], req.Env["GIT_PUSH_OPTION_0"])
 		return 1
 	})})
-	req, socket, err := HookFromEnv(ProcReceive, []string{
+	req, socket, err := HookFromEnv(ProcReceive, nil, []string{
 		EnvSocket + "=" + f.socket, EnvPush + "=token-1", "GIT_QUARANTINE_PATH=/q", "GIT_PUSH_OPTION_COUNT=1",
 		"GIT_PUSH_OPTION_0=a\nb=c", "GIT_PUSH_OPTION_X=no", "GIT_DIR=.", "HOME=/root", "odd",
 	})
@@ -170,12 +170,12 @@ func TestHookOutsidePush(t *testing.T) {
 		"no socket":       {EnvPush + "=p"},
 		"relative socket": {EnvSocket + "=node.sock", EnvPush + "=p"},
 	} {
-		_, _, err := HookFromEnv(PreReceive, environ)
+		_, _, err := HookFromEnv(PreReceive, nil, environ)
 		if !errors.Is(err, ErrOutsidePush) || cluster.Hint(err) == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, _, err := HookFromEnv("update", []string{EnvSocket + "=/x", EnvPush + "=p"}); err == nil {
+	if _, _, err := HookFromEnv("update", nil, []string{EnvSocket + "=/x", EnvPush + "=p"}); err == nil {
 		t.Error("an unknown hook was taken")
 	}
 }

@@ -96,7 +96,7 @@ func (d dataDir) inUse() error {
 // lockPatience is how long a start waits for the writers of a former life.
 const lockPatience = 20 * time.Second
 
-// hookProgram is what receive-pack runs as its hooks.
+// hookProgram is what receive-pack and upload-pack run as their hooks.
 const hookProgram = "git-cluster-hook"
 
 // findHookProgram looks where it is installed: in the libexec folder beside that of
@@ -115,7 +115,7 @@ func findHookProgram() (string, error) {
 	return "", cluster.WithHint(fmt.Errorf("there is no %s beside %s", hookProgram, self), "install all programs of this release: install.sh does")
 }
 
-// installHooks makes the hooks that receive-pack calls.
+// installHooks makes the hooks that receive-pack and upload-pack call.
 func (d dataDir) installHooks() error {
 	program, err := findHookProgram()
 	if err != nil {
@@ -124,7 +124,7 @@ func (d dataDir) installHooks() error {
 	if err := os.MkdirAll(d.path("hooks"), 0o700); err != nil {
 		return err
 	}
-	for _, name := range []string{localsocket.PreReceive, localsocket.ProcReceive} {
+	for _, name := range []string{localsocket.PreReceive, localsocket.ProcReceive, localsocket.PackObjects} {
 		link := d.path("hooks", name)
 		if there, err := os.Readlink(link); err == nil && there == program {
 			continue

@@ -38,6 +38,7 @@ import (
 	"gitcluster/internal/localsocket"
 	"gitcluster/internal/metrics"
 	"gitcluster/internal/observe"
+	"gitcluster/internal/packcache"
 	"gitcluster/internal/peer"
 	"gitcluster/internal/queue"
 	"gitcluster/internal/repository"
@@ -60,6 +61,7 @@ type Node struct {
 	rules   *rules
 	peers   *peer.Peers
 	engine  *engine.Engine
+	packs   *packcache.Cache
 	shell   *shell.Shell
 	service *service.Service
 	browser *browse.Browser
@@ -175,8 +177,9 @@ func (n *Node) compose(ctx context.Context, version string) error {
 		return err
 	}
 	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log, Drained: n.drained})
+	n.packs = packcache.New(packcache.Options{Dir: store.Temp(), Run: runner})
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
-		Hooks: n.dir.path("hooks"), Socket: socket, Turns: n.turns, Metrics: n.metrics, Log: n.log})
+		Hooks: n.dir.path("hooks"), Socket: socket, Packs: n.packs, Turns: n.turns, Metrics: n.metrics, Log: n.log})
 	n.metrics.Watch(n.load)
 	n.browser = browse.New(runner)
 	if n.mirrors, err = observe.New(observe.Options{Device: name, Journal: n.journal, Engine: n.engine, Git: runner,
@@ -364,6 +367,9 @@ func (n *Node) close() {
 	}
 	if n.httpLn != nil {
 		n.httpLn.Close()
+	}
+	if n.packs != nil {
+		n.packs.Close()
 	}
 	if n.engine != nil {
 		ended, cancel := context.WithCancel(context.Background())

@@ -148,7 +148,10 @@ func (p *push) count() int {
 // ServeHook answers a hook of a push in progress. A hook with a token that no
 // push has is refused: it was started by hand, or outlived its push.
 func (s *Service) ServeHook(ctx context.Context, q localsocket.HookRequest, stdin io.Reader, stdout, stderr io.Writer) int {
-	p := s.pushOf(q.Push)
+	if q.Hook == localsocket.PackObjects {
+		return s.servePack(ctx, q, stdin, stdout, stderr)
+	}
+	p := byToken(s, s.pushes, q.Push)
 	if p == nil {
 		fmt.Fprintln(stderr, "# this hook belongs to no push in progress")
 		return 1
@@ -215,14 +218,14 @@ func reassure(stderr io.Writer) (stop func()) {
 // client has gone may still be on its way to the journal.
 func (s *Service) Pushes() int { return max(int(s.begun.Load()), s.Engine.Committing()) }
 
-// pushOf finds the push a token belongs to. Whoever has the token could speak
-// for the push, so the time this takes must not tell how much of one is right.
-func (s *Service) pushOf(token string) (found *push) {
+// byToken finds what a token belongs to. Whoever has the token could speak for it, so
+// the time this takes must not tell how much of one is right.
+func byToken[T any](s *Service, all map[string]*T, token string) (found *T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for t, p := range s.pushes {
+	for t, v := range all {
 		if subtle.ConstantTimeCompare([]byte(t), []byte(token)) == 1 {
-			found = p
+			found = v
 		}
 	}
 	return found

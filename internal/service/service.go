@@ -32,6 +32,7 @@ import (
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/metrics"
+	"gitcluster/internal/packcache"
 	"gitcluster/internal/queue"
 )
 
@@ -52,6 +53,7 @@ type Options struct {
 	Run       *gitexec.Runner
 	Hooks     string           // directory of the hooks that report to ServeHook
 	Socket    string           // where they find this node
+	Packs     *packcache.Cache // what fetches at the same time share; nil: nothing
 	Turns     *queue.Queue     // bounds the Git processes that serve clients
 	Metrics   *metrics.Metrics // may be nil
 	Log       *slog.Logger
@@ -63,8 +65,9 @@ type Service struct {
 	strangers *queue.Queue // those of Turns that all who did not sign in may have
 	pushers   *queue.Queue // those that pushes may have
 	mu        sync.Mutex
-	pushes    map[string]*push // by token
-	begun     atomic.Int64     // pushes that may yet become one of these, and these
+	pushes    map[string]*push  // by token
+	fetches   map[string]*fetch // by token
+	begun     atomic.Int64      // pushes that may yet become one of these, and these
 }
 
 // New returns a service.
@@ -73,7 +76,7 @@ func New(o Options) *Service {
 		o.Turns = queue.New(64, 10_000)
 	}
 	places, most := o.Turns.Size()
-	return &Service{Options: o, pushes: map[string]*push{},
+	return &Service{Options: o, pushes: map[string]*push{}, fetches: map[string]*fetch{},
 		strangers: queue.New(max(1, places/2), max(1, most/2)),
 		// A push keeps its place while the journal does not answer, and who then wants to read
 		// what there is needs no journal.
@@ -107,7 +110,9 @@ func (s *Service) UploadPack(ctx context.Context, q Request) error {
 	if q.Stateless {
 		command = gitcmd.StatelessUploadPack
 	}
-	return s.read(ctx, q, "upload-pack", func(dir string) gitcmd.Command { return command(dir, q.Protocol) })
+	return s.readBy(ctx, q, "upload-pack", func(view engine.View) (gitcmd.Command, func()) {
+		return s.sharing(view, command(view.Dir, q.Protocol))
+	})
 }
 
 // UploadArchive serves `git archive --remote`.
@@ -116,11 +121,18 @@ func (s *Service) UploadArchive(ctx context.Context, q Request) error {
 }
 
 func (s *Service) read(ctx context.Context, q Request, what string, command func(dir string) gitcmd.Command) error {
+	return s.readBy(ctx, q, what, func(view engine.View) (gitcmd.Command, func()) { return command(view.Dir), func() {} })
+}
+
+// readBy has a command read a replica; end is called when it has ended.
+func (s *Service) readBy(ctx context.Context, q Request, what string, command func(engine.View) (c gitcmd.Command, end func())) error {
 	return s.Read(ctx, &q, what, func(ctx context.Context, view engine.View) error {
 		if view.Stale {
 			q.tell(fmt.Sprintf("This may be stale: version %d of %q as %q has it, not compared with the journal.", view.Applied.Version, q.Repo, s.Device))
 		}
-		return s.Run.Run(ctx, command(view.Dir), gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
+		c, end := command(view)
+		defer end()
+		return s.Run.Run(ctx, c, gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
 	})
 }
 

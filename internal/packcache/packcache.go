@@ -1,0 +1,389 @@
+// Package packcache has equal fetches share one run of `git pack-objects`.
+//
+// Entry points: [New] makes a [Cache]; [Cache.Join] says whether it is worth asking it
+// for a fetch; [Cache.Serve] is what upload-pack then runs instead of pack-objects, by
+// uploadpack.packObjectsHook (git-config(1)).
+//
+// It promises that who asks gets exactly what their own run could have written. That
+// rests on what the question is: upload-pack names the objects that are wanted and those
+// that the client has by their ids, on standard input, and never a ref. What those ids
+// reach does not change when refs move, when packs are gathered, or when a replica
+// catches up; and that somebody may have what they want upload-pack has checked before it
+// asks. It also promises to keep within a bound on disk, to end a run that nobody waits
+// for any more, and that one slow reader holds up nobody.
+package packcache
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gitcluster/internal/cluster"
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
+	"gitcluster/internal/spool"
+)
+
+// Options are what a cache works with.
+type Options struct {
+	Dir string          // for packs; what a former life left there is nobody's
+	Run *gitexec.Runner // runs git pack-objects
+	// Limit is how many bytes there may be on disk; 0 means one GiB. A repository that
+	// takes more than a quarter of it is not shared.
+	Limit int64
+	// Keep is how long a pack stays after its last reader; 0 means a minute.
+	Keep time.Duration
+}
+
+// A Cache is the packs of one node. Its methods are safe for concurrent use.
+type Cache struct {
+	Options
+	ctx  context.Context // ends with the node
+	stop context.CancelCauseFunc
+	work sync.WaitGroup
+
+	mu       sync.Mutex
+	entries  map[question]*entry
+	fetches  map[cluster.RepoID]*fetches
+	reserved int64 // bytes that entries have, or may come to
+	closed   bool
+}
+
+// A question is what a run of pack-objects depends on: the repository, the arguments and
+// the objects named.
+type question [sha256.Size]byte
+
+// An entry is one run, and what it wrote.
+type entry struct {
+	q         question
+	repo      cluster.RepoID
+	out, said *spool.Spool
+	limit     int64 // of what it may write
+	cancel    context.CancelCauseFunc
+
+	// Guarded by Cache.mu.
+	readers  int
+	reserved int64
+	done     bool
+	held     []io.Closer // keep the spools while nobody reads
+	used     time.Time
+	expiry   *time.Timer
+}
+
+// fetches is who fetches from a repository.
+type fetches struct {
+	active int
+	last   time.Time // when one began
+	alone  bool      // its packs cannot be shared
+}
+
+const (
+	// maxQuestion is the longest question that is kept to be compared.
+	maxQuestion = 1 << 20
+	// recently is how long after one fetch another is likely to want the same.
+	recently = 15 * time.Second
+	// inMemory is how much of a pack is not on disk.
+	inMemory = 64 << 10
+	// maxSaid bounds the progress that is kept of a run.
+	maxSaid = 256 << 10
+)
+
+var (
+	errNobody  = errors.New("nobody waits for this pack any more")
+	errTooLong = errors.New("the pack is longer than the repository by far")
+)
+
+// New returns a cache. The caller must Close it.
+func New(o Options) *Cache {
+	o.Limit = cmp.Or(o.Limit, 1<<30)
+	o.Keep = cmp.Or(o.Keep, time.Minute)
+	ctx, stop := context.WithCancelCause(context.Background())
+	return &Cache{Options: o, ctx: ctx, stop: stop, entries: map[question]*entry{}, fetches: map[cluster.RepoID]*fetches{}}
+}
+
+// Close ends all runs and lets go of all packs.
+func (c *Cache) Close() {
+	c.stop(cluster.ErrStopping)
+	c.mu.Lock()
+	c.closed = true
+	for _, e := range c.entries {
+		c.drop(e)
+	}
+	c.mu.Unlock()
+	c.work.Wait()
+}
+
+// Join notes a fetch, until leave is called, and reports whether another one of the same
+// repository goes on or has just begun. One by itself is faster without a cache.
+func (c *Cache) Join(repo cluster.RepoID) (shared bool, leave func()) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.fetches[repo]
+	if f == nil {
+		f = &fetches{}
+		c.fetches[repo] = f
+	}
+	shared = !f.alone && (f.active > 0 || now.Sub(f.last) < recently)
+	f.active++
+	f.last = now
+	return shared, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if f.active--; f.active == 0 {
+			time.AfterFunc(recently, func() { c.forget(repo, f) })
+		}
+	}
+}
+
+func (c *Cache) forget(repo cluster.RepoID, f *fetches) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.active == 0 && time.Since(f.last) >= recently && c.fetches[repo] == f {
+		delete(c.fetches, repo)
+	}
+}
+
+// Serve writes what pack-objects, run in the repository at dir with args as upload-pack
+// gives them, would write for the question on stdin.
+func (c *Cache) Serve(ctx context.Context, repo cluster.RepoID, dir string, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	command, err := gitcmd.SharedPack(dir, args)
+	if err != nil {
+		return err
+	}
+	asked, err := io.ReadAll(io.LimitReader(stdin, maxQuestion+1))
+	if err != nil {
+		return err
+	}
+	var r *reading
+	if len(asked) <= maxQuestion {
+		if r, err = c.enter(repo, dir, command, asked); err != nil {
+			return err
+		}
+	}
+	if r == nil {
+		return c.Run.Run(ctx, command, gitexec.IO{Stdin: io.MultiReader(bytes.NewReader(asked), stdin), Stdout: stdout, Stderr: stderr})
+	}
+	defer c.leave(r.entry)
+	return r.pass(ctx, stdout, stderr)
+}
+
+// A reading is one reader's of an entry.
+type reading struct {
+	*entry
+	out, said io.ReadCloser
+}
+
+// enter begins to read the entry of a question, which it makes if there is none. nil:
+// there is no room for one.
+func (c *Cache) enter(repo cluster.RepoID, dir string, command gitcmd.Command, asked []byte) (*reading, error) {
+	q := ask(repo, command.Args, asked)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.join(q); r != nil {
+		return r, nil
+	}
+	c.mu.Unlock()
+	size, err := packed(dir)
+	c.mu.Lock()
+	if c.closed {
+		return nil, cluster.ErrStopping
+	}
+	if r := c.join(q); r != nil || err != nil {
+		return r, err
+	}
+	if size > c.Limit/4 || !c.makeRoom(size) {
+		return nil, nil
+	}
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	e := &entry{q: q, repo: repo, out: spool.New(c.Dir, inMemory), said: spool.New(c.Dir, maxSaid), limit: 2*size + 1<<20, cancel: cancel, reserved: size}
+	// The spools live while somebody could come to read them.
+	e.held = []io.Closer{e.out.Open(), e.said.Open()}
+	c.entries[q] = e
+	c.reserved += size
+	r := c.join(q)
+	c.work.Go(func() { c.make(ctx, e, command, asked) })
+	return r, nil
+}
+
+// join begins to read the entry of a question, if there is a sound one. The caller
+// holds mu.
+func (c *Cache) join(q question) *reading {
+	e := c.entries[q]
+	if e == nil {
+		return nil
+	}
+	r := &reading{e, e.out.Open(), e.said.Open()}
+	if r.out == nil || r.said == nil { // it has just failed
+		c.drop(e)
+		return nil
+	}
+	if e.expiry != nil {
+		e.expiry.Stop()
+	}
+	e.readers++
+	return r
+}
+
+// make runs pack-objects for an entry.
+func (c *Cache) make(ctx context.Context, e *entry, command gitcmd.Command, asked []byte) {
+	defer e.cancel(nil)
+	out := &bounded{w: e.out, left: e.limit}
+	err := c.Run.Run(ctx, command, gitexec.IO{Stdin: bytes.NewReader(asked), Stdout: out, Stderr: &bounded{w: e.said, left: maxSaid, quiet: true}})
+	if out.left < 0 {
+		err = errTooLong
+	}
+	e.said.End(nil)
+	e.out.End(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.done = true
+	if f := c.fetches[e.repo]; f != nil && errors.Is(err, errTooLong) {
+		f.alone = true
+	}
+	if c.entries[e.q] != e {
+		return
+	}
+	if err != nil {
+		c.drop(e) // the next one who asks has another try
+		return
+	}
+	length, _ := e.out.Progress()
+	c.reserved += length - e.reserved
+	e.reserved = length
+}
+
+// leave ends one reader's use of an entry.
+func (c *Cache) leave(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.readers--
+	e.used = time.Now()
+	switch {
+	case e.readers > 0 || c.entries[e.q] != e:
+		if e.readers == 0 && !e.done {
+			e.cancel(errNobody)
+		}
+	case !e.done:
+		c.drop(e)
+	default:
+		e.expiry = time.AfterFunc(c.Keep, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.entries[e.q] == e && e.readers == 0 {
+				c.drop(e)
+			}
+		})
+	}
+}
+
+// drop has nobody find an entry any more; who reads it goes on. The caller holds mu.
+func (c *Cache) drop(e *entry) {
+	delete(c.entries, e.q)
+	c.reserved -= e.reserved
+	e.reserved = 0
+	for _, h := range e.held {
+		h.Close()
+	}
+	e.held = nil
+	if e.expiry != nil {
+		e.expiry.Stop()
+	}
+	if e.readers == 0 {
+		e.cancel(errNobody)
+	}
+}
+
+// makeRoom drops what nobody reads, the longest unused first, until there is room for
+// so many bytes, if that suffices. The caller holds mu.
+func (c *Cache) makeRoom(size int64) bool {
+	var idle []*entry
+	for _, e := range c.entries {
+		if e.done && e.readers == 0 {
+			idle = append(idle, e)
+		}
+	}
+	slices.SortFunc(idle, func(a, b *entry) int { return a.used.Compare(b.used) })
+	for len(idle) > 0 && c.reserved+size > c.Limit {
+		c.drop(idle[0])
+		idle = idle[1:]
+	}
+	return c.reserved+size <= c.Limit
+}
+
+// pass passes on what the run writes, from its beginning.
+func (r *reading) pass(ctx context.Context, stdout, stderr io.Writer) error {
+	defer context.AfterFunc(ctx, func() { r.out.Close(); r.said.Close() })()
+	defer r.out.Close()
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		defer r.said.Close()
+		io.Copy(stderr, r.said)
+	}()
+	_, err := io.Copy(stdout, r.out)
+	if err != nil {
+		r.said.Close() // what is left to be said may come much later
+	}
+	<-told
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func ask(repo cluster.RepoID, args []string, asked []byte) (q question) {
+	h := sha256.New()
+	for _, part := range append([]string{string(repo), string(asked)}, args...) {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+		io.WriteString(h, part)
+	}
+	h.Sum(q[:0])
+	return q
+}
+
+// packed returns how large the packs of a repository are.
+func packed(dir string) (size int64, err error) {
+	files, err := os.ReadDir(filepath.Join(dir, "objects", "pack"))
+	if err != nil {
+		return 0, fmt.Errorf("read the packs: %w", err)
+	}
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && strings.HasSuffix(f.Name(), ".pack") {
+			size += info.Size()
+		}
+	}
+	return size, nil
+}
+
+// bounded is a writer of at most so many bytes. A quiet one drops what goes past that;
+// another fails.
+type bounded struct {
+	w     io.Writer
+	left  int64
+	quiet bool
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left < int64(len(p)) && !b.quiet {
+		b.left = -1
+		return 0, errTooLong
+	}
+	keep := p[:min(int64(len(p)), b.left)]
+	b.left -= int64(len(keep))
+	if _, err := b.w.Write(keep); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
