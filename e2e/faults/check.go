@@ -47,6 +47,9 @@ func (r *run) check(ctx context.Context, sum *Summary) {
 	for _, o := range h.operations {
 		for ref, oid := range o.Seen {
 			happened[key(o.Repo, ref, "", oid)] = true
+			if set := setOf(ref); set != "" {
+				happened[key(o.Repo, set, "", oid)] = true
+			}
 		}
 	}
 	sum.Operations, sum.Faults = len(h.operations), h.faults

@@ -241,7 +241,7 @@ var registerModel = porcupine.Model{
 // each doubles the orders that are possible.
 func (h *history) registers(real func(repo string, c change) bool) map[register][]porcupine.Operation {
 	all := map[register][]porcupine.Operation{}
-	refs := map[string]map[string]bool{}
+	refs, reads := map[string]map[string]bool{}, map[string][]map[string]string{}
 	for _, o := range h.operations {
 		if refs[o.Repo] == nil {
 			refs[o.Repo] = map[string]bool{}
@@ -250,14 +250,33 @@ func (h *history) registers(real func(repo string, c change) bool) map[register]
 			refs[o.Repo][c.Ref] = true
 		}
 		for ref := range o.Seen {
-			refs[o.Repo][ref] = true
+			if setOf(ref) == "" {
+				refs[o.Repo][ref] = true
+			}
+		}
+		reads[o.Repo] = append(reads[o.Repo], o.Seen)
+	}
+	members := map[register][]string{} // of sets, those that differ
+	for repo := range refs {
+		for set := range sets {
+			members[register{repo, set}] = unlike(set, reads[repo])
 		}
 	}
 	for _, o := range h.operations {
 		add := func(ref string, end time.Duration, a access) {
-			r := register{o.Repo, ref}
 			a.by = fmt.Sprintf("client %d, operation %d, %s at %s%s", o.Client, o.Number, o.Kind, o.Address, o.Pinned)
-			all[r] = append(all[r], porcupine.Operation{ClientId: o.Client, Input: a, Call: int64(o.Start), Return: int64(end)})
+			which := members[register{o.Repo, ref}]
+			if which == nil {
+				which = []string{ref}
+			}
+			torn := a.read && tornIn(o.Seen)[ref]
+			for _, ref := range which {
+				if torn {
+					a.value = o.Seen[ref]
+				}
+				r := register{o.Repo, ref}
+				all[r] = append(all[r], porcupine.Operation{ClientId: o.Client, Input: a, Call: int64(o.Start), Return: int64(end)})
+			}
 		}
 		for _, c := range o.Changes {
 			a := access{value: c.Value, was: c.Was, wasKnown: c.WasKnown, outcome: c.Outcome}

@@ -62,6 +62,46 @@ func fold(refs map[string]string) map[string]string {
 	return folded
 }
 
+// tornIn lists the sets that a reader saw while Git was just writing their refs, one
+// after the other: some had one value and some another. Nobody promises that a push of
+// several refs is seen whole from its first moment on.
+func tornIn(seen map[string]string) map[string]bool {
+	found := map[string]bool{}
+	for ref := range seen {
+		if set := setOf(ref); set != "" {
+			found[set] = true
+		}
+	}
+	return found
+}
+
+// unlike returns refs of a set, one of each kind that all readers saw alike: the history of
+// one is that of its kind. If no reader saw the set mixed, that is the set itself.
+func unlike(set string, reads []map[string]string) []string {
+	var mixes []map[string]string
+	for _, seen := range reads {
+		if tornIn(seen)[set] {
+			mixes = append(mixes, seen)
+		}
+	}
+	if len(mixes) == 0 {
+		return []string{set}
+	}
+	var some []string
+	kinds := map[string]bool{}
+	for _, ref := range unfold(set) {
+		kind := ""
+		for _, seen := range mixes {
+			kind += seen[ref] + " "
+		}
+		if !kinds[kind] {
+			kinds[kind] = true
+			some = append(some, ref)
+		}
+	}
+	return some
+}
+
 // foldUpdates is fold for the updates of a push.
 func foldUpdates(updates []cluster.RefUpdate) (folded []cluster.RefUpdate) {
 	old, now := map[string]string{}, map[string]string{}

@@ -11,6 +11,7 @@ import (
 
 	"gitcluster/internal/remotehelper"
 	"gitcluster/internal/replica"
+	nodes "gitcluster/internal/session"
 )
 
 // An attempt is what is done with one connection.
@@ -89,13 +90,15 @@ func (c *connector) tryOnce(ctx context.Context, r *request, conn transport, a *
 	}
 	opening := make(chan opened, 1)
 	go func() {
-		s, err := conn.Open(ctx)
+		var s session
+		var err error
+		if together {
+			s, err = conn.Start(ctx, r.command(), r.environment(), stderr)
+		} else {
+			s, err = conn.Open(ctx)
+		}
 		if err != nil {
 			s = nil // it is tried again below
-		} else if together {
-			if s.Start(r.command(), r.environment(), stderr) != nil {
-				s = nil
-			}
 		}
 		opening <- opened{s, s != nil && together}
 	}()
@@ -163,12 +166,9 @@ func (c *connector) syncLimit(r *request, conn transport, a *attempt) time.Durat
 	return orDefault(c.Limits.Sync, 5*time.Second)
 }
 
-// nodeVersion begins the line by which a node's SSH server introduces itself.
-const nodeVersion = "SSH-2.0-gitcluster_"
-
 // isNode reports whether a node's own server is at the other end. A node may also
 // be behind another's.
 func isNode(conn transport) bool {
 	server, ok := conn.(interface{ ServerVersion() string })
-	return ok && strings.HasPrefix(server.ServerVersion(), nodeVersion)
+	return ok && strings.HasPrefix(server.ServerVersion(), nodes.ServerVersion)
 }

@@ -188,6 +188,14 @@ func (t *programTransport) Open(ctx context.Context) (session, error) {
 	return &process{transport: t, ctx: ctx}, nil
 }
 
+func (t *programTransport) Start(ctx context.Context, command string, env map[string]string, stderr io.Writer) (session, error) {
+	p := &process{transport: t, ctx: ctx}
+	if err := p.Start(command, env, stderr); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
 func (t *programTransport) Run(ctx context.Context, command string, env map[string]string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	p := &process{transport: t, ctx: ctx}
 	if err := p.Start(command, env, stderr); err != nil {

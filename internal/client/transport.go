@@ -12,6 +12,8 @@ import (
 type transport interface {
 	// Open prepares a command that is to be told later.
 	Open(ctx context.Context) (session, error)
+	// Start runs a command at once.
+	Start(ctx context.Context, command string, env map[string]string, stderr io.Writer) (session, error)
 	// Run runs a command to its end, as [sshclient.Conn.Run] does.
 	Run(ctx context.Context, command string, env map[string]string, stdin io.Reader, stdout, stderr io.Writer) (int, error)
 	// Shared reports whether a second command costs no second connection.
@@ -41,6 +43,14 @@ func (c connection) Open(ctx context.Context) (session, error) {
 	s, err := c.Conn.Open(ctx)
 	if err != nil {
 		return nil, err // not a nil *sshclient.Session, which would be a session
+	}
+	return s, nil
+}
+
+func (c connection) Start(ctx context.Context, command string, env map[string]string, stderr io.Writer) (session, error) {
+	s, err := c.Conn.Start(ctx, command, env, stderr)
+	if err != nil {
+		return nil, err
 	}
 	return s, nil
 }

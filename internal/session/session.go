@@ -28,6 +28,16 @@ type Session struct {
 	Stderr   io.Writer
 }
 
+// ServerVersion begins the line by which a node's SSH server introduces itself
+// (RFC 4253, section 4.2).
+const ServerVersion = "SSH-2.0-gitcluster_"
+
+// CommandChannel is a type of SSH channel (RFC 4254, section 5.1) that a node's server
+// knows beside "session": the request to open it has the command, and then names and
+// values of its environment in turn, each a string of RFC 4251. So the command begins a
+// round trip earlier.
+const CommandChannel = "command@gitcluster"
+
 // A Handler runs sessions. The context ends when the client goes away or the
 // node stops; the handler must then return soon.
 type Handler interface {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"gitcluster/internal/session"
 )
 
 // A Session is one command. Read gives its standard output, Write feeds its
@@ -32,6 +34,21 @@ type Session struct {
 // dropped by it. What the command writes to standard error goes to stderr, or
 // nowhere if that is nil. The end of the context ends the command.
 func (c *Conn) Start(ctx context.Context, command string, env map[string]string, stderr io.Writer) (*Session, error) {
+	if c.atOnce.Load() {
+		question := []string{command}
+		for name, value := range env {
+			question = append(question, name, value)
+		}
+		s, err := c.open(ctx, session.CommandChannel, sshStrings(question...))
+		if err == nil {
+			s.follows(stderr)
+			return s, nil
+		}
+		if unknown := (*unknownChannelError)(nil); !errors.As(err, &unknown) {
+			return nil, err
+		}
+		c.atOnce.Store(false) // an older node
+	}
 	s, err := c.Open(ctx)
 	if err != nil {
 		return nil, err
@@ -45,6 +62,10 @@ func (c *Conn) Start(ctx context.Context, command string, env map[string]string,
 // Open prepares a session whose command is to be told later: it spares the
 // round trip when the command is known. The context is that of the command, too.
 func (c *Conn) Open(ctx context.Context) (*Session, error) {
+	return c.open(ctx, "session", nil)
+}
+
+func (c *Conn) open(ctx context.Context, kind string, question []byte) (*Session, error) {
 	type opened struct {
 		ch       ssh.Channel
 		requests <-chan *ssh.Request
@@ -52,7 +73,7 @@ func (c *Conn) Open(ctx context.Context) (*Session, error) {
 	}
 	answer := make(chan opened, 1)
 	go func() {
-		ch, requests, err := c.client.OpenChannel("session", nil)
+		ch, requests, err := c.client.OpenChannel(kind, question)
 		answer <- opened{ch, requests, err}
 	}()
 	select {
@@ -85,7 +106,11 @@ func (c *Conn) openError(ctx context.Context, err error) error {
 	}
 	var refused *ssh.OpenChannelError
 	if errors.As(err, &refused) {
-		return fmt.Errorf("%w: no further session: %s", ErrRefused, printable(refused.Message))
+		err := fmt.Errorf("%w: no further session: %s", ErrRefused, printable(refused.Message))
+		if refused.Reason == ssh.UnknownChannelType {
+			err = &unknownChannelError{err}
+		}
+		return err
 	}
 	select {
 	case <-c.Done():
@@ -96,6 +121,12 @@ func (c *Conn) openError(ctx context.Context, err error) error {
 	}
 	return fmt.Errorf("open a session: %w", err)
 }
+
+// An unknownChannelError is the refusal of a kind of session that the server does not
+// know.
+type unknownChannelError struct{ error }
+
+func (e *unknownChannelError) Unwrap() error { return e.error }
 
 // Start tells the command of a session that Open prepared. On an error the
 // session is closed.
@@ -119,6 +150,12 @@ func (s *Session) Start(command string, env map[string]string, stderr io.Writer)
 	if !ok {
 		return ErrRefused
 	}
+	s.follows(stderr)
+	return nil
+}
+
+// follows copies what the command writes to standard error.
+func (s *Session) follows(stderr io.Writer) {
 	if stderr == nil {
 		stderr = io.Discard
 	}
@@ -130,7 +167,6 @@ func (s *Session) Start(command string, env map[string]string, stderr io.Writer)
 			io.Copy(io.Discard, s.ch.Stderr())
 		}
 	}()
-	return nil
 }
 
 // Read reads the command's standard output.

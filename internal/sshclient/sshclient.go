@@ -15,10 +15,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"gitcluster/internal/session"
 )
 
 // Options is whom to connect to, as whom, and how sure to be of it.
@@ -143,6 +147,7 @@ type Conn struct {
 	done   chan struct{}
 	err    error // why it ended; read after done
 	close  func() error
+	atOnce atomic.Bool // it may know session.CommandChannel
 }
 
 // Dial connects to a server, checks its host key and authenticates. The context
@@ -209,6 +214,7 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 
 	c := &Conn{client: ssh.NewClient(sc, channels, requests), key: host.shown, raw: raw, done: make(chan struct{})}
 	c.close = sync.OnceValue(c.raw.Close)
+	c.atOnce.Store(strings.HasPrefix(c.ServerVersion(), session.ServerVersion))
 	go func() {
 		c.err = c.client.Wait()
 		close(c.done)

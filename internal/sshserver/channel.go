@@ -28,6 +28,15 @@ const (
 // serveChannel serves one session channel: settings, one command, its end. It
 // returns when the client has closed the channel.
 func (c *conn) serveChannel(ctx context.Context, nc ssh.NewChannel) {
+	env := make(map[string]string)
+	first, started := "", nc.ChannelType() == session.CommandChannel
+	if started {
+		var valid bool
+		if first, valid = readCommand(nc.ExtraData(), env); !valid {
+			nc.Reject(ssh.ConnectionFailed, "malformed command")
+			return
+		}
+	}
 	ch, reqs, err := nc.Accept()
 	if err != nil {
 		return
@@ -40,15 +49,16 @@ func (c *conn) serveChannel(ctx context.Context, nc ssh.NewChannel) {
 	defer command.Wait()
 	defer cancel()
 
-	env := make(map[string]string)
-	started := false
+	if started {
+		command.Go(func() { c.runCommand(ctx, ch, first, maps.Clone(env)) })
+	}
 	// Reading on while the command runs is a must: the library delivers nothing
 	// on the whole connection while a request waits to be read.
 	for r := range reqs {
 		ok := false
 		switch r.Type {
 		case "env":
-			ok = !started && setEnv(env, r.Payload)
+			ok = !started && readEnv(env, r.Payload)
 		case "exec", "shell":
 			if started {
 				break
@@ -74,18 +84,46 @@ func (c *conn) serveChannel(ctx context.Context, nc ssh.NewChannel) {
 	}
 }
 
-// setEnv keeps an allowed variable and drops any other.
-func setEnv(env map[string]string, payload []byte) bool {
+// readCommand reads what opens a [session.CommandChannel].
+func readCommand(payload []byte, env map[string]string) (command string, ok bool) {
+	var msg struct {
+		Command string
+		Rest    []byte `ssh:"rest"`
+	}
+	if ssh.Unmarshal(payload, &msg) != nil {
+		return "", false
+	}
+	for len(msg.Rest) > 0 {
+		var variable struct {
+			Name, Value string
+			Rest        []byte `ssh:"rest"`
+		}
+		if ssh.Unmarshal(msg.Rest, &variable) != nil {
+			return "", false
+		}
+		setEnv(env, variable.Name, variable.Value)
+		msg.Rest = variable.Rest
+	}
+	return msg.Command, true
+}
+
+// readEnv reads an env request.
+func readEnv(env map[string]string, payload []byte) bool {
 	var msg struct{ Name, Value string }
-	if ssh.Unmarshal(payload, &msg) != nil || !session.AllowedEnv[msg.Name] || len(msg.Value) > maxEnvValue {
+	return ssh.Unmarshal(payload, &msg) == nil && setEnv(env, msg.Name, msg.Value)
+}
+
+// setEnv keeps an allowed variable and drops any other.
+func setEnv(env map[string]string, name, value string) bool {
+	if !session.AllowedEnv[name] || len(value) > maxEnvValue {
 		return false
 	}
-	for _, b := range []byte(msg.Value) {
+	for _, b := range []byte(value) {
 		if b < ' ' || b > '~' {
 			return false
 		}
 	}
-	env[msg.Name] = msg.Value
+	env[name] = value
 	return true
 }
 

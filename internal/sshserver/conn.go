@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"gitcluster/internal/access"
+	"gitcluster/internal/session"
 )
 
 // A conn is one client's connection.
@@ -101,7 +102,7 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	parts.Go(func() { c.keepAlive(ctx, sc) })
 	open := make(chan struct{}, c.maxChannels())
 	for nc := range chans {
-		if nc.ChannelType() != "session" {
+		if kind := nc.ChannelType(); kind != "session" && kind != session.CommandChannel {
 			// Forwarding would turn the node into a way around its firewall.
 			nc.Reject(ssh.UnknownChannelType, "only sessions are served")
 			continue

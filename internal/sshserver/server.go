@@ -240,5 +240,5 @@ func greeting(version string) string {
 		}
 		return r
 	}, version)
-	return "SSH-2.0-gitcluster_" + plain[:min(len(plain), 64)]
+	return session.ServerVersion + plain[:min(len(plain), 64)]
 }

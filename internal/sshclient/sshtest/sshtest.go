@@ -8,6 +8,7 @@
 package sshtest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -68,6 +69,7 @@ type Options struct {
 	Handler     Handler
 	Refuse      func(command string) bool // commands it does not run
 	MaxSessions int                       // per connection at one time; 0 for any number
+	Version     string                    // what it introduces itself by; "" for "SSH-2.0-sshtest"
 	Accept      ssh.Signer                // the client key; a new one if nil
 	Host        ssh.Signer                // the host key; a new one if nil
 	// Authorize decides about a key instead of Accept, certificates included.
@@ -167,7 +169,7 @@ func (s *Server) serve(conn net.Conn) {
 	defer cancel()
 	context.AfterFunc(ctx, func() { conn.Close() })
 	conf := &ssh.ServerConfig{
-		ServerVersion: "SSH-2.0-sshtest",
+		ServerVersion: cmp.Or(s.opts.Version, "SSH-2.0-sshtest"),
 		PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			ok := string(key.Marshal()) == string(s.Accept.PublicKey().Marshal())
 			if s.opts.Authorize != nil {
@@ -205,7 +207,11 @@ func (s *Server) serve(conn net.Conn) {
 			s.wait.Go(func() { s.forward(ctx, nc) })
 			continue
 		}
-		if nc.ChannelType() != "session" || s.opts.MaxSessions > 0 && len(open) >= s.opts.MaxSessions {
+		if nc.ChannelType() != "session" {
+			nc.Reject(ssh.UnknownChannelType, "sessions only")
+			continue
+		}
+		if s.opts.MaxSessions > 0 && len(open) >= s.opts.MaxSessions {
 			nc.Reject(ssh.ResourceShortage, "no more sessions")
 			continue
 		}
