@@ -42,6 +42,7 @@ func TestClonesWhilePushing(t *testing.T) {
 		{"cluster::" + repo}, {"cluster::" + repo}, {"ssh://" + node + "/" + repo}, {"--no-tags", "cluster::" + repo},
 		{"--depth=2", "cluster::" + repo}, {"--depth=2", "ssh://" + node + "/" + repo},
 		{"--filter=blob:none", "--no-checkout", "cluster::" + repo}, {"--filter=blob:none", "--no-checkout", "cluster::" + repo},
+		{"--filter=sparse:oid=old:f", "--no-checkout", "cluster::" + repo}, {"--filter=sparse:oid=old:f", "--no-checkout", "cluster::" + repo}, // never shared
 		{"--filter=blob:limit=1k", "--no-checkout", "cluster::" + repo},
 		{"-c", "protocol.version=0", "ssh://" + node + "/" + repo}, {"--mirror", "cluster::" + repo}, {"--mirror", "ssh://" + node + "/" + repo},
 	}

@@ -101,7 +101,9 @@ func CanShare(args []string) bool {
 		switch arg {
 		case "--revs", "--thin", "--stdout", "--shallow", "--progress", "-q", "--delta-base-offset", "--include-tag":
 		default:
-			if filter, ok := strings.CutPrefix(arg, "--filter="); !ok || strings.HasPrefix(filter, "sparse:path") {
+			// A sparse filter names its blob as a revision may be named, by a ref
+			// too, and refs move. In a combined one names may be encoded.
+			if filter, ok := strings.CutPrefix(arg, "--filter="); !ok || strings.Contains(filter, "sparse") || strings.Contains(filter, "%") {
 				return false
 			}
 		}

@@ -51,6 +51,7 @@ type Load struct {
 	Versions uint64 // by which they lag, in all
 	Running  int    // Git processes that serve clients
 	Waiting  int    // requests that wait for their turn
+	Shared   uint64 // packs, since the start, that a fetch got without a run of its own
 }
 
 const space = "gitcluster"
@@ -160,10 +161,11 @@ var (
 	descVersions = prometheus.NewDesc(space+"_versions_behind", "Versions by which they lag, in all.", nil, nil)
 	descRunning  = prometheus.NewDesc(space+"_git_processes", "Git processes that serve clients now.", nil, nil)
 	descWaiting  = prometheus.NewDesc(space+"_git_waiting", "Requests that wait for a free process.", nil, nil)
+	descShared   = prometheus.NewDesc(space+"_packs_shared_total", "Packs that a fetch shared with another.", nil, nil)
 )
 
 func (c *loadCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReplicas, descBehind, descVersions, descRunning, descWaiting} {
+	for _, d := range []*prometheus.Desc{descReplicas, descBehind, descVersions, descRunning, descWaiting, descShared} {
 		ch <- d
 	}
 }
@@ -177,4 +179,5 @@ func (c *loadCollector) Collect(ch chan<- prometheus.Metric) {
 		{descRunning, float64(l.Running)}, {descWaiting, float64(l.Waiting)}} {
 		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value)
 	}
+	ch <- prometheus.MustNewConstMetric(descShared, prometheus.CounterValue, float64(l.Shared))
 }

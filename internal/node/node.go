@@ -304,7 +304,7 @@ const maxWaiting = 4096
 func (n *Node) load() metrics.Load {
 	lag := n.engine.Lag()
 	running, waiting := n.turns.Load()
-	return metrics.Load{Replicas: lag.Replicas, Behind: lag.Behind, Versions: lag.Versions, Running: running, Waiting: waiting}
+	return metrics.Load{Replicas: lag.Replicas, Behind: lag.Behind, Versions: lag.Versions, Running: running, Waiting: waiting, Shared: n.packs.Shared()}
 }
 
 func (n *Node) errRemoved() error {

@@ -9,7 +9,7 @@
 // that the client has by their ids, on standard input, and never a ref. What those ids
 // reach does not change when refs move, when packs are gathered, or when a replica
 // catches up; and that somebody may have what they want upload-pack has checked before it
-// asks. It also promises to keep within a bound on disk, to end a run that nobody waits
+// asks. It also promises to keep within a bound on disk and in memory, to end a run that nobody waits
 // for any more, and that one slow reader holds up nobody.
 package packcache
 
@@ -57,6 +57,7 @@ type Cache struct {
 	entries  map[question]*entry
 	fetches  map[cluster.RepoID]*fetches
 	reserved int64 // bytes that entries have, or may come to
+	shared   uint64
 	closed   bool
 }
 
@@ -96,7 +97,12 @@ const (
 	// inMemory is how much of a pack is not on disk.
 	inMemory = 64 << 10
 	// maxSaid bounds the progress that is kept of a run.
-	maxSaid = 256 << 10
+	maxSaid = 64 << 10
+	// maxEntries bounds what entries take in memory: a stranger can ask many small
+	// questions that nobody else has.
+	maxEntries = 256
+	// slack is how much longer a pack may be than twice what is on disk.
+	slack = 64 << 10
 )
 
 var (
@@ -147,6 +153,13 @@ func (c *Cache) Join(repo cluster.RepoID) (shared bool, leave func()) {
 	}
 }
 
+// Shared returns how often so far somebody got a pack without a run of their own.
+func (c *Cache) Shared() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.shared
+}
+
 func (c *Cache) forget(repo cluster.RepoID, f *fetches) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -192,6 +205,7 @@ func (c *Cache) enter(repo cluster.RepoID, dir string, command gitcmd.Command, a
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.join(q); r != nil {
+		c.shared++
 		return r, nil
 	}
 	c.mu.Unlock()
@@ -200,18 +214,23 @@ func (c *Cache) enter(repo cluster.RepoID, dir string, command gitcmd.Command, a
 	if c.closed {
 		return nil, cluster.ErrStopping
 	}
-	if r := c.join(q); r != nil || err != nil {
-		return r, err
+	if r := c.join(q); r != nil {
+		c.shared++
+		return r, nil
 	}
-	if size > c.Limit/4 || !c.makeRoom(size) {
+	if err != nil {
+		return nil, err
+	}
+	most := 2*size + slack // reserved until it is known how long it is
+	if size > c.Limit/4 || !c.makeRoom(most) {
 		return nil, nil
 	}
 	ctx, cancel := context.WithCancelCause(c.ctx)
-	e := &entry{q: q, repo: repo, out: spool.New(c.Dir, inMemory), said: spool.New(c.Dir, maxSaid), limit: 2*size + 1<<20, cancel: cancel, reserved: size}
+	e := &entry{q: q, repo: repo, out: spool.New(c.Dir, inMemory), said: spool.New(c.Dir, maxSaid), limit: most, cancel: cancel, reserved: most}
 	// The spools live while somebody could come to read them.
 	e.held = []io.Closer{e.out.Open(), e.said.Open()}
 	c.entries[q] = e
-	c.reserved += size
+	c.reserved += most
 	r := c.join(q)
 	c.work.Go(func() { c.make(ctx, e, command, asked) })
 	return r, nil
@@ -306,7 +325,7 @@ func (c *Cache) drop(e *entry) {
 }
 
 // makeRoom drops what nobody reads, the longest unused first, until there is room for
-// so many bytes, if that suffices. The caller holds mu.
+// one more entry of so many bytes, if that suffices. The caller holds mu.
 func (c *Cache) makeRoom(size int64) bool {
 	var idle []*entry
 	for _, e := range c.entries {
@@ -315,11 +334,12 @@ func (c *Cache) makeRoom(size int64) bool {
 		}
 	}
 	slices.SortFunc(idle, func(a, b *entry) int { return a.used.Compare(b.used) })
-	for len(idle) > 0 && c.reserved+size > c.Limit {
+	fits := func() bool { return c.reserved+size <= c.Limit && len(c.entries) < maxEntries }
+	for len(idle) > 0 && !fits() {
 		c.drop(idle[0])
 		idle = idle[1:]
 	}
-	return c.reserved+size <= c.Limit
+	return fits()
 }
 
 // pass passes on what the run writes, from its beginning.

@@ -174,6 +174,9 @@ func TestShared(t *testing.T) {
 	if n := w.runs() - before; n != 1 {
 		t.Errorf("%d runs for %d equal fetches", n, len(packs))
 	}
+	if n := w.Shared(); n != uint64(len(packs)-1) {
+		t.Errorf("%d packs are said to be shared, of %d", n, len(packs))
+	}
 	// Other questions have other answers.
 	before = w.runs()
 	for _, q := range [][]string{{newer, old}, {tip}, {newer, tip}} {
@@ -346,5 +349,25 @@ func TestJoin(t *testing.T) {
 	w.forget(repoID, w.fetches[repoID])
 	if len(w.fetches) != 1 {
 		t.Errorf("%d are remembered, want the other one", len(w.fetches))
+	}
+}
+
+// TestManyQuestions asks more questions than are kept, of a small repository: what each
+// takes beside its pack is bounded by their number.
+func TestManyQuestions(t *testing.T) {
+	w := newWorld(t, Options{})
+	for range maxEntries + 3 {
+		w.mu.Lock()
+		if !w.makeRoom(1) {
+			t.Fatal("no room for one more")
+		}
+		q := ask(repoID, []string{time.Now().String()}, nil)
+		w.entries[q] = &entry{q: q, done: true, used: time.Now(), cancel: func(error) {}, reserved: 1}
+		w.reserved++
+		n := len(w.entries)
+		w.mu.Unlock()
+		if n > maxEntries {
+			t.Fatalf("%d are kept, of at most %d", n, maxEntries)
+		}
 	}
 }
