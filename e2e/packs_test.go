@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -70,5 +72,17 @@ func TestClonesWhilePushing(t *testing.T) {
 	close(stop)
 	if err := <-pushed; err != nil {
 		t.Error(err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.Nodes[1].URL("metrics"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetBasicAuth(u.Name, u.Token(t))
+	status, page := fetch(t, c.HTTPClient(t), request)
+	shared := regexp.MustCompile(`(?m)^gitcluster_packs_shared_total (\d+)$`).FindStringSubmatch(page)
+	if status != http.StatusOK || shared == nil || shared[1] == "0" {
+		t.Errorf("status %d; packs shared: %q", status, shared)
+	} else {
+		t.Logf("%s packs were shared", shared[1])
 	}
 }
