@@ -49,8 +49,8 @@ func TestDeletedByMistake(t *testing.T) {
 	a.forget(w.repo.ID) // as when the list of all heads lacks it
 	await(t, func() bool { _, err := os.Stat(dir); return err != nil })
 	await(t, func() bool {
-		a.mu.Lock()
-		defer a.mu.Unlock()
+		a.Engine.mu.Lock()
+		defer a.Engine.mu.Unlock()
 		return a.replicas[w.repo.ID] == nil
 	})
 	w.same(map[string]string{"refs/heads/main": string(base)})
