@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -318,9 +319,10 @@ func (e *Engine) Known(ctx context.Context, o peer.Offer) ([]cluster.OID, error)
 	r, table, err := e.taking(ctx, o.Repo)
 	if err == nil && table.Len() == 0 && r.position().Version == 0 {
 		// Nothing is here yet. What is in the journal comes once, by a catch-up, and not
-		// with each push that comes meanwhile.
+		// with each push that comes meanwhile. A node that cannot ask it takes the copy
+		// all the same, whole: another may be the one that is down.
 		var head journal.Head
-		if _, head, err = e.Journal.LookupID(ctx, r.id); err == nil && head.Version > 0 {
+		if head, err = e.headSoon(ctx, r.id); err == nil && head.Version > 0 {
 			if err = e.reach(ctx, r, head, nil); err == nil {
 				r, table, err = e.taking(ctx, o.Repo)
 			}
@@ -360,6 +362,18 @@ func (e *Engine) Known(ctx context.Context, o peer.Offer) ([]cluster.OID, error)
 	haves = slices.Compact(haves)
 	r.keepOffered(haves)
 	return haves, nil
+}
+
+// headSoon asks the journal for a head, and comes back with none if it does not answer
+// soon.
+func (e *Engine) headSoon(ctx context.Context, id cluster.RepoID) (journal.Head, error) {
+	ask, cancel := context.WithTimeoutCause(ctx, copySpare, errNoAnswer)
+	defer cancel()
+	_, head, err := e.Journal.LookupID(ask, id)
+	if err != nil && context.Cause(ctx) == nil && (errors.Is(err, cluster.ErrUnavailable) || ask.Err() != nil) {
+		return journal.Head{}, nil
+	}
+	return head, err
 }
 
 // Take stores a copy of a push that another node has received.
