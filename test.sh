@@ -39,7 +39,7 @@ main() {
 	run "vet for macOS" env GOOS=darwin GOARCH=arm64 go vet ./...
 	run "programs for Windows" programs_for windows
 	run "programs for macOS" programs_for darwin
-	run "tests" env CGO_ENABLED=1 GIT_CLUSTER_TEST_SECONDS=30 GIT_CLUSTER_TEST_LONG="$long" \
+	run "tests" env CGO_ENABLED=1 GIT_CLUSTER_TEST_FAULT_SECONDS=30 GIT_CLUSTER_TEST_LONG="$long" \
 		go test -race -count=1 -timeout="$limit" ./...
 	run "measurements" bench/run --smoke --out "$work/bench"
 	run "install, demo, uninstall" installation

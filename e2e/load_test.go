@@ -24,6 +24,9 @@ func loadFor(t testing.TB) time.Duration {
 		}
 		return time.Duration(n) * time.Second
 	}
+	if clustertest.Long() {
+		return 30 * time.Second
+	}
 	return 10 * time.Second
 }
 

@@ -31,10 +31,10 @@ func TestMain(m *testing.M) {
 // plans again.
 func TestFaults(t *testing.T) {
 	s := Settings{Seed: uint64(time.Now().Unix()), For: 15 * time.Second, Clients: 4, Repos: 2, Plan: usual}
-	if text := os.Getenv("GIT_CLUSTER_TEST_SECONDS"); text != "" {
+	if text := os.Getenv("GIT_CLUSTER_TEST_FAULT_SECONDS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
-			t.Fatalf("GIT_CLUSTER_TEST_SECONDS: %v", err)
+			t.Fatalf("GIT_CLUSTER_TEST_FAULT_SECONDS: %v", err)
 		}
 		s.For = time.Duration(n) * time.Second
 	}

@@ -151,9 +151,11 @@ func tooManyKeys(err error) bool {
 	return strings.Contains(err.Error(), "ssh: disconnect") && strings.Contains(strings.ToLower(err.Error()), "too many authentication failures")
 }
 
-// hungUp reports whether the other side ended the connection, in whichever way.
+// hungUp reports whether the other side ended the connection, in whichever way. Where
+// one half of the library hears of that first, the other finds a connection closed; that
+// it was not closed by us has been looked at before.
 func hungUp(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 func isTimeout(err error) bool {
