@@ -232,7 +232,7 @@ func (c *Cache) enter(repo cluster.RepoID, dir string, command gitcmd.Command, a
 	c.entries[q] = e
 	c.reserved += most
 	r := c.join(q)
-	c.work.Go(func() { c.make(ctx, e, command, asked) })
+	c.work.Go(func() { c.make(ctx, e, dir, command, asked) })
 	return r, nil
 }
 
@@ -256,10 +256,13 @@ func (c *Cache) join(q question) *reading {
 }
 
 // make runs pack-objects for an entry.
-func (c *Cache) make(ctx context.Context, e *entry, command gitcmd.Command, asked []byte) {
+func (c *Cache) make(ctx context.Context, e *entry, dir string, command gitcmd.Command, asked []byte) {
 	defer e.cancel(nil)
 	out := &bounded{w: e.out, left: e.limit}
-	err := c.Run.Run(ctx, command, gitexec.IO{Stdin: bytes.NewReader(asked), Stdout: out, Stderr: &bounded{w: e.said, left: maxSaid, quiet: true}})
+	asked, err := c.stillThere(ctx, dir, asked)
+	if err == nil {
+		err = c.Run.Run(ctx, command, gitexec.IO{Stdin: bytes.NewReader(asked), Stdout: out, Stderr: &bounded{w: e.said, left: maxSaid, quiet: true}})
+	}
 	if out.left < 0 {
 		err = errTooLong
 	}
@@ -281,6 +284,42 @@ func (c *Cache) make(ctx context.Context, e *entry, command gitcmd.Command, aske
 	length, _ := e.out.Progress()
 	c.reserved += length - e.reserved
 	e.reserved = length
+}
+
+// stillThere leaves out of a question what the client has and this repository has no
+// more. upload-pack takes for common whatever is there, also what no ref reaches, and
+// housekeeping may have removed that since; pack-objects fails on it. Without it the pack
+// is larger. What comes before "--not" is wanted and stays as it is.
+func (c *Cache) stillThere(ctx context.Context, dir string, asked []byte) ([]byte, error) {
+	const not = "--not\n"
+	wants, haves, ok := strings.Cut(string(asked), not)
+	if !ok || strings.TrimSpace(haves) == "" {
+		return asked, nil
+	}
+	var named strings.Builder
+	for line := range strings.Lines(haves) {
+		if _, err := cluster.ParseOID(strings.TrimSpace(line)); err == nil {
+			named.WriteString(line)
+		}
+	}
+	found, err := c.Run.Output(ctx, gitcmd.CheckObjects(dir), strings.NewReader(named.String()))
+	if err != nil {
+		return nil, err
+	}
+	gone := map[string]bool{}
+	for line := range strings.Lines(string(found)) {
+		if oid, missing := strings.CutSuffix(strings.TrimSpace(line), " missing"); missing {
+			gone[oid] = true
+		}
+	}
+	var rest strings.Builder
+	rest.WriteString(wants + not)
+	for line := range strings.Lines(haves) {
+		if !gone[strings.TrimSpace(line)] {
+			rest.WriteString(line)
+		}
+	}
+	return []byte(rest.String()), nil
 }
 
 // leave ends one reader's use of an entry.

@@ -371,3 +371,34 @@ func TestManyQuestions(t *testing.T) {
 		}
 	}
 }
+
+// TestHaveIsGone asks with an object that was there when upload-pack heard of it, and was
+// removed since because no ref reached it: it makes the pack no smaller, and nothing else.
+// What is wanted must be there.
+func TestHaveIsGone(t *testing.T) {
+	w := newWorld(t, Options{})
+	old := w.commit(1000)
+	tip := w.commit(2000)
+	gone := strings.Repeat("1", 40)
+	pack, err := w.fetch(t.Context(), tip, gone, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mustHave(pack, tip, old)
+	whole, err := w.fetch(t.Context(), tip, gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mustHave(whole, tip)
+	if len(whole) <= len(pack) {
+		t.Errorf("%d bytes with a have that is there, and %d without", len(pack), len(whole))
+	}
+	if _, err := w.fetch(t.Context(), gone, old); err == nil {
+		t.Error("what is not there was fetched")
+	}
+	const shallow = "--shallow "
+	asked := tip + "\n" + shallow + old + "\n--not\n" + gone + "\n" + old + "\n\n"
+	if rest, err := w.stillThere(t.Context(), w.dir, []byte(asked)); err != nil || string(rest) != tip+"\n"+shallow+old+"\n--not\n"+old+"\n\n" {
+		t.Errorf("%q, %v", rest, err)
+	}
+}
