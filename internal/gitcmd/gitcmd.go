@@ -317,6 +317,10 @@ var receiving = []Setting{
 	{"receive.denyCurrentBranch", "ignore"},
 	{"receive.denyDeleteCurrent", "ignore"}, // the engine decides, for every front alike
 	{"receive.updateServerInfo", "false"},
+	// The store behind the quarantine is this repository's own, whose refs the check of
+	// what has come reads anyway: to list them as another's would cost a process, and
+	// more with each ref.
+	{"core.alternateRefsCommand", "true"},
 	{"receive.fsckObjects", "true"},
 	// Mistakes of old tools that fill real histories and harm nobody.
 	{"receive.fsck.badTimezone", "ignore"},
