@@ -1,6 +1,6 @@
 // Command git-cluster-hook is what Git runs as a hook of a push on a node, and where
 // several fetch at once instead of pack-objects: it hands that over to the node and
-// waits. It is a program of its own because each push starts it twice, and a small one
+// waits. It is a program of its own because each push starts it, and a small one
 // starts ten times as fast as git-cluster.
 //
 // It is no command for people. Its name, the last part of how it was called, is the

@@ -22,6 +22,7 @@ import (
 	"gitcluster/internal/durable"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/localsocket"
+	"gitcluster/internal/service"
 )
 
 // A dataDir is everything a node keeps, in one directory:
@@ -36,7 +37,7 @@ import (
 //	journal-seat     whether it has such a server, if that has changed since it joined
 //	repositories/    the replicas
 //	lost/            bundles made before something was given up as lost
-//	hooks/           what receive-pack calls
+//	hooks/           what receive-pack and upload-pack call
 //	observing/       what pulls of mirrors need while they run
 //	lock             held by the node and by every Git process that writes
 type dataDir string
@@ -121,22 +122,7 @@ func (d dataDir) installHooks() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(d.path("hooks"), 0o700); err != nil {
-		return err
-	}
-	for _, name := range []string{localsocket.PreReceive, localsocket.ProcReceive, localsocket.PackObjects} {
-		link := d.path("hooks", name)
-		if there, err := os.Readlink(link); err == nil && there == program {
-			continue
-		}
-		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := os.Symlink(program, link); err != nil {
-			return err
-		}
-	}
-	return nil
+	return service.InstallHooks(d.path("hooks"), program)
 }
 
 // A key is a device's identity.

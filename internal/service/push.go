@@ -34,7 +34,7 @@ type push struct {
 	report  *report
 
 	mu       sync.Mutex
-	asked    []cluster.RefUpdate        // all commands, as pre-receive saw them
+	asked    int                        // how many commands there are
 	policy   map[cluster.RefName]string // what pre-receive decided to refuse
 	decided  bool
 	accepted int
@@ -106,7 +106,12 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 		delete(s.pushes, token)
 		s.mu.Unlock()
 	}()
-	hooks := gitcmd.Push{Hooks: s.Hooks, Socket: s.Socket, Token: token}
+	dir, heard, removeHooks, err := p.hooks()
+	if err != nil {
+		return nil, err
+	}
+	defer removeHooks()
+	hooks := gitcmd.Push{Hooks: dir, Socket: s.Socket, Token: token}
 	if !q.Stateless {
 		// Over HTTP the nonce would have to be known to whichever node gets the
 		// next request.
@@ -116,7 +121,7 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 	if q.Stateless {
 		command = gitcmd.StatelessReceivePack(view.Dir, hooks)
 	}
-	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: q.Stdin, Stdout: said, Stderr: q.Stderr})
+	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: procreceive.Listen(q.Stdin, heard), Stdout: said, Stderr: q.Stderr})
 	if created {
 		// If nothing came of it, it goes again. The condition on the head keeps
 		// what was pushed, by this client or another.
@@ -231,8 +236,9 @@ func byToken[T any](s *Service, all map[string]*T, token string) (found *T) {
 	return found
 }
 
-// preReceive notes all commands of the push and decides what policy refuses,
-// while the objects are still in quarantine.
+// preReceive counts the commands of a push of which Git has read them, looks at its
+// certificate, and decides what policy refuses, while the objects are still in
+// quarantine.
 func (p *push) preReceive(ctx context.Context, q localsocket.HookRequest, stdin io.Reader) error {
 	updates, err := procreceive.ReadCommands(stdin)
 	if err != nil {
@@ -259,7 +265,7 @@ func (p *push) preReceive(ctx context.Context, q localsocket.HookRequest, stdin 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.asked, p.policy = updates, policy
+	p.asked, p.policy = len(updates), policy
 	return nil
 }
 
@@ -279,7 +285,7 @@ func (p *push) decide(ctx context.Context, q procreceive.Request, tell func(stri
 	}
 	// Git withholds from this hook what it has refused itself; an atomic push
 	// of which something is missing here fails whole.
-	if q.Atomic && (len(refused) > 0 || len(q.Updates) < len(p.asked)) {
+	if q.Atomic && (len(refused) > 0 || len(q.Updates) < p.asked) {
 		return answer(q.Updates, refused, "atomic push failure", nil), nil
 	}
 	var rest []cluster.RefUpdate
