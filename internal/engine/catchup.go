@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"gitcluster/internal/cluster"
-	"gitcluster/internal/gitexec"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/repository"
 )
@@ -158,114 +157,6 @@ func (e *Engine) catchUp(ctx context.Context, r *replica, tell func(string)) err
 // errFound: refs could not be written whose objects were not looked at, because they
 // had been found complete before.
 var errFound = errors.New("objects were taken for granted")
-
-// knowHead asks the journal for the head if what this node has heard of is not
-// newer than what the disk shows.
-func (e *Engine) knowHead(ctx context.Context, r *replica) error {
-	r.mu.Lock()
-	known := r.head.Epoch != 0 && r.head.Version >= r.applied.Version
-	r.mu.Unlock()
-	if known {
-		return nil
-	}
-	_, head, err := e.Journal.LookupID(ctx, r.id)
-	if err == nil {
-		r.noteHead(head)
-	}
-	return err
-}
-
-// load opens the replica, makes it if this node has none yet, and reads its
-// refs. What the disk shows is compared with the journal by the replay that
-// follows.
-func (e *Engine) load(ctx context.Context, r *replica, tell func(string)) error {
-	if r.table != nil {
-		return nil
-	}
-	repo, err := e.Store.Open(r.id)
-	if errors.Is(err, cluster.ErrNotFound) || err == nil && !repo.Whole() {
-		var why string
-		if repo, why, err = e.makeReplica(ctx, r); err == nil && why != "" {
-			return e.doubt(ctx, r, repo, why, tell)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	// An operator may be at work on this disk since a former life of the node, or may
-	// have been.
-	held, err := e.Journal.LockOf(ctx, r.id)
-	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
-		return err
-	}
-	if err == nil && held.Device == e.Device {
-		r.hold(e.Device, held.By)
-	} else if touched, err := repo.Held(); err != nil {
-		return err
-	} else if touched {
-		return e.doubt(ctx, r, repo, "an operator's hold on it was given up elsewhere", tell)
-	}
-	applied, err := repo.Applied()
-	if err != nil {
-		return err
-	}
-	table, err := repo.LoadRefs(ctx)
-	if exit := (*gitexec.ExitError)(nil); errors.As(err, &exit) && exit.Status > 0 && context.Cause(ctx) == nil {
-		return cluster.WithHint(fmt.Errorf("the replica %s on %q: its refs cannot be read: %w: %w", r.id, e.Device, err, cluster.ErrFenced),
-			"another node serves it; `git cluster repair` on this one follows the journal")
-	}
-	if err != nil {
-		return err
-	}
-	reported, err := e.Journal.ReportedReplica(ctx, r.id, e.Device)
-	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
-		return err
-	}
-	if reported.Version > applied.Version && (reported.Epoch == applied.Epoch || applied.Epoch == 0) && table.Len() > 0 {
-		// It was restored from a backup, even one that was made in this life of
-		// the disk, while refs and objects were being written.
-		return e.doubt(ctx, r, repo, fmt.Sprintf("it shows version %d and has shown version %d", applied.Version, reported.Version), tell)
-	}
-	r.repo, r.table = repo, table
-	r.mu.Lock()
-	r.applied, r.loaded = applied, false
-	r.mu.Unlock()
-	return nil
-}
-
-// makeReplica makes the replica that the journal says there is. why says, if it is not
-// "", what was there of it, that must not be trusted.
-func (e *Engine) makeReplica(ctx context.Context, r *replica) (repo *repository.Repository, why string, err error) {
-	record, head, err := e.Journal.LookupID(ctx, r.id)
-	if err != nil {
-		return nil, "", err
-	}
-	r.noteHead(head)
-	mended, err := e.Store.Mend(record)
-	if err != nil {
-		return nil, "", err
-	}
-	if mended {
-		why = "parts of its folder were missing"
-	} else if again, err := e.Store.Reclaim(r.id); err != nil {
-		return nil, "", err
-	} else if again {
-		why = "the journal has a repository again that it had not"
-	}
-	repo, err = e.Store.Create(ctx, record)
-	return repo, why, err
-}
-
-// doubt marks a replica as one not to be trusted, and resynchronizes it.
-func (e *Engine) doubt(ctx context.Context, r *replica, repo *repository.Repository, why string, tell func(string)) error {
-	if err := repo.SetDoubt(why); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	r.doubt = &why
-	r.mu.Unlock()
-	return e.resyncFor(ctx, r, tell, "%s", why)
-}
 
 // replay applies the entries between what the replica shows and head. Doing so
 // twice, or after a crash anywhere in it, comes to the same.
@@ -434,61 +325,4 @@ func (m missed) updates(table *repository.RefTable) (updates []cluster.RefUpdate
 // a former life may have died before they were synced.
 func (m missed) refs() []cluster.RefName {
 	return slices.Collect(maps.Keys(m.last))
-}
-
-// write applies updates to the refs on disk and to the table. Deletions go in a
-// transaction before the others: in one, Git refuses to replace "a" by "a/b".
-func write(ctx context.Context, repo *repository.Repository, table *repository.RefTable, updates []cluster.RefUpdate) error {
-	var deletes, others []cluster.RefUpdate
-	for _, u := range updates {
-		if u.New.IsZero() {
-			deletes = append(deletes, u)
-		} else {
-			others = append(others, u)
-		}
-	}
-	for _, part := range [][]cluster.RefUpdate{deletes, others} {
-		if len(part) == 0 {
-			continue
-		}
-		if err := transact(ctx, repo, part); err != nil {
-			// A Git process that was killed may have left its locks; nobody
-			// else writes here.
-			if cleanErr := repo.RemoveLocks(); cleanErr != nil {
-				return errors.Join(err, cleanErr)
-			}
-			if err := transact(ctx, repo, part); err != nil {
-				return err
-			}
-		}
-		for _, u := range part {
-			table.Set(u.Ref, u.New)
-		}
-	}
-	return nil
-}
-
-// setHead points HEAD at a branch, again if a Git process that was killed has
-// left its lock; nobody else writes here.
-func setHead(ctx context.Context, repo *repository.Repository, head cluster.RefName) error {
-	err := repo.SetHead(ctx, head)
-	if err != nil && context.Cause(ctx) == nil {
-		if err := repo.RemoveLocks(); err != nil {
-			return err
-		}
-		err = repo.SetHead(ctx, head)
-	}
-	return err
-}
-
-func transact(ctx context.Context, repo *repository.Repository, updates []cluster.RefUpdate) error {
-	tx, err := repo.Begin(ctx, len(updates))
-	if err != nil {
-		return err
-	}
-	defer tx.Abort()
-	if err := tx.PrepareAny(updates); err != nil {
-		return err
-	}
-	return tx.Commit()
 }

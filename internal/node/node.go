@@ -17,10 +17,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +27,6 @@ import (
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/engine"
-	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/httpserver"
 	"gitcluster/internal/journal"
@@ -291,22 +286,6 @@ func (n *Node) Serve(ctx context.Context, ready func()) error {
 	return err
 }
 
-// gitProcesses is how many Git processes may serve clients at once. Most wait
-// for a disk or a network, and an idle one takes little memory; a clone that must
-// be compressed takes a processor.
-func gitProcesses() int { return max(16, 4*runtime.NumCPU()) }
-
-// maxWaiting is how many requests may wait for their turn. Each holds a
-// connection and little else.
-const maxWaiting = 4096
-
-// load is what the node has on its hands.
-func (n *Node) load() metrics.Load {
-	lag := n.engine.Lag()
-	running, waiting := n.turns.Load()
-	return metrics.Load{Replicas: lag.Replicas, Behind: lag.Behind, Versions: lag.Versions, Running: running, Waiting: waiting, Shared: n.packs.Shared()}
-}
-
 func (n *Node) errRemoved() error {
 	return cluster.WithHint(fmt.Errorf("node %q was removed from the cluster", n.self.Name), "to bring the machine back, `git cluster join` with an empty data directory")
 }
@@ -321,35 +300,6 @@ func (n *Node) startUpkeep() {
 		work.Go(func() { n.journal.KeepRevoked(ctx, n.dir.path("tls"), n.log) })
 	}
 	n.stopUpkeep = func() { cancel(); work.Wait() }
-}
-
-// takePart has the node count for what needs a majority of nodes, from when it has
-// what the others have. Until then a push that waits for its copy would wait for the
-// whole history.
-func (n *Node) takePart(ctx context.Context) error {
-	if d, ok := n.rules.Snapshot().Device(n.self.Name); !ok || !d.New {
-		return nil
-	}
-	for {
-		failed, err := n.engine.CatchUpAll(ctx)
-		if err == nil && failed > 0 {
-			n.log.Warn("some repositories could not be had yet; the node counts all the same", "repositories", failed)
-		}
-		if err == nil {
-			err = n.journal.ChangeDevice(ctx, n.self.Name, func(d *cluster.Device) error { d.New = false; return nil })
-		}
-		if err == nil || ctx.Err() != nil {
-			return nil
-		}
-		n.log.Warn("first start", "error", err)
-		t := time.NewTimer(time.Second)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil
-		}
-	}
 }
 
 // stopGrace is how long running commands may take when the node stops.
@@ -413,76 +363,10 @@ func (n *Node) admitSession(_ context.Context, id cluster.Identity, remote netip
 	return n.rules.Snapshot().Admit(id, remote.Addr())
 }
 
-// awaitJournal waits until the journal answers, however long that takes: after a
-// power cut the other nodes may come up much later. It checks that the journal
-// is the one this node belongs to.
-func (n *Node) awaitJournal(ctx context.Context) error {
-	var door journal.Door
-	for tries := 0; ; tries++ {
-		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
-		record, err := n.journal.Cluster(attempt)
-		cancel()
-		switch {
-		case err == nil && record.ID != n.self.ClusterID:
-			return cluster.WithHint(fmt.Errorf("%s belongs to cluster %s, and the journal is that of cluster %s (%q)", n.dir, n.self.ClusterID, record.ID, record.Name),
-				"a data directory cannot move to another cluster: start with an empty one and `git cluster join`")
-		case err == nil:
-			n.cluster = record
-			return nil
-		case errors.Is(err, cluster.ErrNotFound):
-			return cluster.WithHint(fmt.Errorf("the journal holds no cluster"), "check journal.endpoints in "+n.dir.config())
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case n.members != nil && door.Closed(ctx, n.client.Endpoints(), n.dir.path("tls")):
-			return n.errRemoved()
-		}
-		if tries%5 == 0 {
-			n.log.Warn("waiting for the journal: a majority of its voters must be up", "last_known", n.lastKnownServers(), "error", err)
-		}
-		t := time.NewTimer(100 * time.Millisecond)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return context.Cause(ctx)
-		}
-	}
-}
-
 // drained reports whether an operator wants this node to take no more writes.
 func (n *Node) drained() bool {
 	d, ok := n.rules.Snapshot().Device(n.self.Name)
 	return ok && !d.Writable
-}
-
-func (n *Node) lastKnownServers() []string {
-	if len(n.self.Journal.Endpoints) > 0 {
-		return n.self.Journal.Endpoints
-	}
-	if servers := n.dir.servers(); len(servers) > 0 {
-		return servers
-	}
-	return n.self.Journal.Servers
-}
-
-// rememberServers writes down where the journal's voters are, for the next
-// start.
-func (n *Node) rememberServers() func([]string) {
-	last := n.dir.servers()
-	return func(urls []string) {
-		var servers []string
-		for _, u := range urls {
-			servers = append(servers, strings.TrimPrefix(u, "https://"))
-		}
-		if len(servers) == 0 || slices.Equal(servers, last) {
-			return
-		}
-		if err := n.dir.saveServers(servers); err != nil {
-			n.log.Warn("remember the journal's servers", "error", err)
-			return
-		}
-		last = servers
-	}
 }
 
 func (n *Node) trusted() []netip.Prefix {
@@ -499,28 +383,4 @@ func (n *Node) trusted() []netip.Prefix {
 		return []netip.Prefix{} // only unreadable ones: trust none rather than the default
 	}
 	return all
-}
-
-// checkMachine refuses Windows, and a Git that lacks what the engine relies on:
-// proc-receive hooks (2.29), update-ref transactions (2.27), core.fsync (2.36).
-func checkMachine(ctx context.Context) error {
-	if runtime.GOOS == "windows" {
-		return cluster.WithHint(errors.New("a node does not run on Windows"), "run it on Linux or macOS; here `git cluster use ADDRESS` sets up a user's account")
-	}
-	out, err := new(gitexec.Runner).Output(ctx, gitcmd.Version(), nil)
-	if err != nil {
-		return cluster.WithHint(fmt.Errorf("run git: %w", err), "install Git 2.36 or newer")
-	}
-	words := strings.Fields(string(out)) // "git version 2.39.5 (Apple Git-154)"
-	if len(words) >= 3 {
-		parts := strings.SplitN(words[2], ".", 3)
-		if len(parts) >= 2 {
-			major, err1 := strconv.Atoi(parts[0])
-			minor, err2 := strconv.Atoi(parts[1])
-			if err1 == nil && err2 == nil && (major > 2 || major == 2 && minor >= 36) {
-				return nil
-			}
-		}
-	}
-	return cluster.WithHint(fmt.Errorf("%s is too old", strings.TrimSpace(string(out))), "install Git 2.36 or newer")
 }
