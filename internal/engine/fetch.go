@@ -22,28 +22,67 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 		return nil // a copy that was taken
 	}
 	haves := knownClosed(r.table, updates)
-	if held, err := r.repo.Closed(ctx, wants, haves); err != nil || held {
-		if err == nil {
-			// They may be left from a push that came to nothing before their
-			// names were synced.
-			err = r.repo.SyncObjects()
-		}
+	if held, err := e.held(ctx, r, wants, haves); err != nil || held {
 		return err
 	}
-	var failures []error
-	for _, device := range r.talking(e.sources(newest)) {
+	err := e.gather(ctx, r, r.talking(e.sources(newest)), wants, haves, func(device cluster.DeviceName) {
 		tell(fmt.Sprintf("Synchronizing from %q (version %d → %d)…", device, from.Version, head.Version))
-		err := e.fetch(ctx, r, r.repo, device, wants, haves)
+	})
+	if !errors.Is(err, cluster.ErrNoReplica) {
+		return err
+	}
+	err = fmt.Errorf("version %d of repository %s is on %q, and no replica that has it answers: %w", newest.Version, r.id, newest.Device, err)
+	return cluster.WithHint(err, fmt.Sprintf("start %q again, or wait until it can be reached", newest.Device))
+}
+
+// gather gets what wants reach from the first of devices that has it all. Where pushes
+// came at the same time, other nodes may have taken copies of one than of the other,
+// and if the node that took both pushes is gone, none has all: then each half of the
+// wants is looked for by itself, here and at the nodes that answered. That ends at the
+// first value that nobody has; the error is then [cluster.ErrNoReplica].
+func (e *Engine) gather(ctx context.Context, r *replica, devices []cluster.DeviceName, wants, haves []cluster.OID, asking func(cluster.DeviceName)) error {
+	var failures []error
+	var answering []cluster.DeviceName
+	for _, device := range devices {
+		asking(device)
+		answered, err := e.fetch(ctx, r, r.repo, device, wants, haves)
 		if err == nil {
 			return nil
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if answered {
+			answering = append(answering, device)
+		}
 		failures = append(failures, fmt.Errorf("%s: %v", device, err)) // what a peer is not found for is not this repository
 	}
-	err := fmt.Errorf("version %d of repository %s is on %q, and no replica that has it answers: %w", newest.Version, r.id, newest.Device, errors.Join(append(failures, cluster.ErrNoReplica)...))
-	return cluster.WithHint(err, fmt.Sprintf("start %q again, or wait until it can be reached", newest.Device))
+	if len(wants) < 2 || len(answering) == 0 {
+		return errors.Join(append(failures, cluster.ErrNoReplica)...)
+	}
+	haves = slices.Clone(haves)
+	for part := range slices.Chunk(wants, (len(wants)+1)/2) {
+		if held, err := e.held(ctx, r, part, haves); err != nil {
+			return err
+		} else if !held {
+			if err := e.gather(ctx, r, answering, part, haves, asking); err != nil {
+				return err
+			}
+		}
+		haves = append(haves, part...)
+	}
+	return nil
+}
+
+// held reports whether everything that wants reach is on this disk, to stay.
+func (e *Engine) held(ctx context.Context, r *replica, wants, haves []cluster.OID) (bool, error) {
+	held, err := r.repo.Closed(ctx, wants, haves)
+	if err == nil && held {
+		// They may be left from a push that came to nothing before their names were
+		// synced.
+		err = r.repo.SyncObjects()
+	}
+	return held && err == nil, err
 }
 
 // sources lists the nodes to fetch from: those that the newest entry names, then

@@ -306,26 +306,16 @@ func (e *Engine) fetchAll(ctx context.Context, r *replica, wanted *repository.Re
 	}
 	slices.Sort(wants)
 	wants = slices.Compact(wants)
-	held, err := r.repo.Closed(ctx, wants, nil)
-	if err != nil || held {
-		if err == nil {
-			err = r.repo.SyncObjects()
-		}
+	if held, err := e.held(ctx, r, wants, nil); err != nil || held {
 		return err
 	}
-	var failures []error
-	for _, device := range r.talking(e.Peers.Nearest()) {
+	err := e.gather(ctx, r, r.talking(e.Peers.Nearest()), wants, nil, func(device cluster.DeviceName) {
 		tell(fmt.Sprintf("Synchronizing from %q…", device))
-		err := e.fetch(ctx, r, r.repo, device, wants, nil)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		failures = append(failures, fmt.Errorf("%s: %v", device, err))
+	})
+	if errors.Is(err, cluster.ErrNoReplica) {
+		err = fmt.Errorf("resynchronize repository %s: %w", r.id, err)
 	}
-	return fmt.Errorf("resynchronize repository %s: %w", r.id, errors.Join(append(failures, cluster.ErrNoReplica)...))
+	return err
 }
 
 // difference returns what leads from one table to another.

@@ -43,8 +43,9 @@ func (r *replica) noteSilence(device cluster.DeviceName, silent bool) {
 	}
 }
 
-// fetch gets a pack from a peer's replica and stores it. The caller holds apply.
-func (e *Engine) fetch(ctx context.Context, r *replica, repo *repository.Repository, device cluster.DeviceName, wants, haves []cluster.OID) error {
+// fetch gets a pack from a peer's replica and stores it. If it cannot, answered is
+// whether the peer was there to be asked. The caller holds apply.
+func (e *Engine) fetch(ctx context.Context, r *replica, repo *repository.Repository, device cluster.DeviceName, wants, haves []cluster.OID) (answered bool, err error) {
 	asking, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	l := &listener{stop: stop, limit: e.first(r, device), later: e.Silence}
@@ -52,19 +53,19 @@ func (e *Engine) fetch(ctx context.Context, r *replica, repo *repository.Reposit
 	defer l.timer.Stop()
 	pack, err := e.Peers.Pack(asking, device, repo.ID, wants, haves)
 	l.timer.Stop()
-	if err == nil {
+	if answered = err == nil; answered {
 		defer pack.Close()
 		l.from = pack
 		err = repo.ReadPack(ctx, l, wants, haves)
 	}
 	if ctx.Err() == nil && errors.Is(context.Cause(asking), errSilent) {
 		r.noteSilence(device, true)
-		return context.Cause(asking)
+		return false, context.Cause(asking)
 	}
 	if err == nil {
 		r.noteSilence(device, false)
 	}
-	return err
+	return answered, err
 }
 
 // A listener reads from a peer, and gives up when that is silent for too long. Only
