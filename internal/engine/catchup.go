@@ -13,7 +13,8 @@ import (
 	"gitcluster/internal/repository"
 )
 
-// reach waits until the replica shows at least head. One catch-up runs at a
+// reach waits until the replica shows at least head, or, if the journal has not got
+// that any more, where it ends. One catch-up runs at a
 // time; whoever needs it waits for it.
 func (e *Engine) reach(ctx context.Context, r *replica, head journal.Head, tell func(string)) error {
 	r.noteHead(head)
@@ -54,10 +55,21 @@ func (e *Engine) reach(ctx context.Context, r *replica, head journal.Head, tell 
 		}
 		// A flight that was under way before we came may have failed for a
 		// reason that is gone; any later one speaks for us, too.
-		if f.err != nil && f != underWay {
+		ours := f != underWay
+		underWay = nil
+		if f.err != nil && ours {
 			return f.err
 		}
-		underWay = nil
+		if ours && !r.shows(head.Position) {
+			// What was asked for is not on the journal's way any more: versions were
+			// given up meanwhile, or it was put back. Where it ends now is what counts.
+			_, now, err := e.Journal.LookupID(ctx, r.id)
+			if err != nil {
+				return err
+			}
+			r.noteHead(now)
+			head = now
+		}
 	}
 }
 

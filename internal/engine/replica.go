@@ -41,6 +41,7 @@ type replica struct {
 	doubt     *string      // why the disk is not to be trusted, or ""; nil: not looked up yet
 	head      journal.Head // the newest head this node has heard of
 	noted     time.Time    // when it has
+	since     time.Time    // when the journal was first seen put back: heads asked for before are of what it was
 	applied   cluster.Position
 	appliedAt time.Time // when applied became known: the journal had it by then
 	putBack   string    // why the journal must have been put back to an earlier state since; ""
@@ -70,6 +71,13 @@ func (r *replica) position() cluster.Position {
 	return r.applied
 }
 
+// shows reports whether the replica is known to show everything up to p.
+func (r *replica) shows(p cluster.Position) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.loaded && r.putBack == "" && r.applied.Reached(p)
+}
+
 func (r *replica) isLoaded() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,12 +97,13 @@ func (r *replica) noteHead(h journal.Head) journal.Head {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
+	case !h.Asked.IsZero() && h.Asked.Before(r.since):
 	case r.loaded && h.Asked.After(r.appliedAt) && h.Epoch == r.applied.Epoch && !h.Reached(r.applied):
 		r.putBack = fmt.Sprintf("it shows version %d, and the journal, which had that, ends at %d", r.applied.Version, h.Version)
 		if h.Version == r.applied.Version {
 			r.putBack = fmt.Sprintf("the version %d that it shows is another in the journal now", h.Version)
 		}
-		r.head, r.noted = h, time.Now()
+		r.head, r.noted, r.since = h, time.Now(), h.Asked
 	case h.Epoch > r.head.Epoch, h.Epoch == r.head.Epoch && h.Version >= r.head.Version:
 		r.head, r.noted = h, time.Now()
 	}
@@ -107,6 +116,9 @@ func (r *replica) replaceHead(h journal.Head) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.head.Epoch != h.Epoch || r.head.Version <= h.Version || r.noted.Before(h.Asked) {
+		if r.head.Epoch == h.Epoch && r.head.Version > h.Version {
+			r.since = h.Asked
+		}
 		r.head, r.noted = h, time.Now()
 	}
 }
