@@ -408,7 +408,7 @@ func (e *Engine) taking(ctx context.Context, id cluster.RepoID) (*replica, *repo
 	if err != nil {
 		return nil, nil, err
 	}
-	if table := r.known.Load(); table != nil && why == "" {
+	if table := r.known.Load(); table != nil && why == "" && e.Store.Has(id) {
 		return r, table, nil
 	}
 	if err := r.lock(ctx); err != nil {

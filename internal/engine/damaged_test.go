@@ -38,6 +38,41 @@ func TestDamagedReplica(t *testing.T) {
 	}
 }
 
+// A folder that goes, or loses what Git wants there, while its node runs is made anew
+// for whoever comes next: a reader, a push to it, or one that wants a copy there.
+func TestDamagedWhileRunning(t *testing.T) {
+	for _, gone := range []string{"", "HEAD", "objects", "refs", "config"} {
+		for _, first := range []string{"read", "push", "copy", "verify"} {
+			t.Run(first+" without "+gone, func(t *testing.T) {
+				w := newWorld(t, "a", "b")
+				a, b := w.nodes["a"], w.nodes["b"]
+				tips := a.history(2)
+				v, _ := b.sync()
+				if err := os.RemoveAll(filepath.Join(v.Dir, gone)); err != nil {
+					t.Fatal(err)
+				}
+				main := tips[1]
+				switch first {
+				case "push":
+					main = w.commit(main)
+					b.accept(set("refs/heads/main", tips[1], main))
+				case "copy":
+					main = w.commit(main)
+					if results := a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", tips[1], main)}}); results[0].Refused != "" {
+						t.Error(results[0].Refused)
+					}
+				case "verify":
+					if verdict := b.Verify(t.Context(), w.repo.ID, true); !verdict.OK() {
+						t.Errorf("%+v", verdict)
+					}
+				}
+				w.same(map[string]string{"refs/heads/main": string(main)})
+				w.git(v.Dir, "fsck", "--connectivity-only")
+			})
+		}
+	}
+}
+
 // What the journal says was deleted is set aside, and taken from there if the
 // journal has it again: it may have been put back to an earlier state by mistake.
 func TestDeletedByMistake(t *testing.T) {

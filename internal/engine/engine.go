@@ -268,6 +268,13 @@ func (e *Engine) Sync(ctx context.Context, at Resolved, tell func(string)) (View
 	if err := e.reach(ctx, r, at.Head, tell); err != nil {
 		return View{}, err
 	}
+	if !e.Store.Has(r.id) {
+		// Somebody has removed it, or its disk is gone, since it was brought here.
+		r.disbelieve()
+		if err := e.reach(ctx, r, at.Head, tell); err != nil {
+			return View{}, err
+		}
+	}
 	applied := r.position()
 	return View{Repo: at.Repo, Dir: e.Store.Path(at.Repo.ID), Applied: applied, Waited: time.Since(start), Generation: r.currentGeneration()}, nil
 }

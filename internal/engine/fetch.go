@@ -41,23 +41,13 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 // wants is looked for by itself, here and at the nodes that answered. That ends at the
 // first value that nobody has; the error is then [cluster.ErrNoReplica].
 func (e *Engine) gather(ctx context.Context, r *replica, devices []cluster.DeviceName, wants, haves []cluster.OID, asking func(cluster.DeviceName)) error {
-	var failures []error
-	var answering []cluster.DeviceName
-	for _, device := range devices {
-		asking(device)
-		answered, err := e.fetch(ctx, r, r.repo, device, wants, haves)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if answered {
-			answering = append(answering, device)
-		}
-		failures = append(failures, fmt.Errorf("%s: %v", device, err)) // what a peer is not found for is not this repository
-	}
-	if len(wants) < 2 || len(answering) == 0 {
+	answering, failures, ok := e.fetch(ctx, r, devices, wants, haves, asking)
+	switch {
+	case ok:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case len(wants) < 2 || len(answering) == 0:
 		return errors.Join(append(failures, cluster.ErrNoReplica)...)
 	}
 	haves = slices.Clone(haves)

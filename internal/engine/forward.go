@@ -44,7 +44,10 @@ func (e *Engine) forward(ctx context.Context, r *replica, p *pending) ([]cluster
 			return nil, fmt.Errorf("%w: %s takes no copy: %w", errOutrun, to, err)
 		}
 	}
-	results, err := e.Peers.Commit(ctx, to, peer.Commit{
+	// It may be cut off from the journal, and would try for as long.
+	bounded, cancelCommit := context.WithTimeoutCause(ctx, retryFor, fmt.Errorf("%q did not answer in time", to))
+	defer cancelCommit()
+	results, err := e.Peers.Commit(bounded, to, peer.Commit{
 		Repo: r.id, ID: p.ID, Actor: p.Actor, Updates: p.Updates, Atomic: p.Atomic, Copies: p.Copies, Degraded: p.Degraded,
 	})
 	switch {

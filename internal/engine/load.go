@@ -30,8 +30,14 @@ func (e *Engine) knowHead(ctx context.Context, r *replica) error {
 // refs. What the disk shows is compared with the journal by the replay that
 // follows.
 func (e *Engine) load(ctx context.Context, r *replica, tell func(string)) error {
-	if r.table != nil {
+	if r.table != nil && e.Store.Has(r.id) {
 		return nil
+	}
+	if r.table != nil {
+		e.Log.Error("the folder of a replica is gone, or parts of it; making it anew", "repo", r.id, "folder", e.Store.Path(r.id))
+		r.table = nil
+		r.known.Store(nil)
+		r.forgetFound()
 	}
 	repo, err := e.Store.Open(r.id)
 	if errors.Is(err, cluster.ErrNotFound) || err == nil && !repo.Whole() {

@@ -78,6 +78,13 @@ func (r *replica) shows(p cluster.Position) bool {
 	return r.loaded && r.putBack == "" && r.applied.Reached(p)
 }
 
+// disbelieve has the disk be compared with the journal before it is used again.
+func (r *replica) disbelieve() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loaded = false
+}
+
 func (r *replica) isLoaded() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

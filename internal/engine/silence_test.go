@@ -113,3 +113,39 @@ func (s *slowly) Pack(ctx context.Context, from cluster.DeviceName, id cluster.R
 	})
 	return r, nil
 }
+
+// A machine that has vanished without a word is not waited for where another has the
+// objects, and the next time it is asked after the others.
+func TestVanishedPeer(t *testing.T) {
+	w := newWorld(t, "a", "c", "b")
+	const silence = time.Second
+	a := w.another("a", Options{Silence: silence})
+	base := w.commit()
+	a.accept(set("refs/heads/main", "", base))
+	w.nodes["b"].sync()
+	w.nodes["c"].sync()
+	a.Peers = deaf{peersOf{a}, "c", ""}
+	for i := range 2 {
+		next := w.commit(base)
+		w.nodes["c"].accept(set("refs/heads/other"+string(rune('0'+i)), "", next))
+		w.nodes["b"].sync() // b has it, too
+		start := time.Now()
+		at, err := a.Resolve(t.Context(), w.repo.Name, cluster.Current)
+		if err == nil {
+			_, err = a.Sync(t.Context(), at, nil)
+		}
+		if took := time.Since(start); err != nil || took > 3*silence {
+			t.Errorf("read %d took %v, %v; c may be silent for %v before its first byte", i, took, err, 3*silence)
+		}
+		var order []cluster.DeviceName
+		r := a.replica(w.repo.ID)
+		if err := r.lock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		order = r.talking(a.Peers.Nearest())
+		r.unlock()
+		if order[0] != "b" {
+			t.Errorf("after read %d they are asked in the order %v", i, order)
+		}
+	}
+}

@@ -121,6 +121,13 @@ func (r *Repository) Whole() bool {
 	return is(filepath.Join(r.Dir, "config"), 0) && is(filepath.Join(r.Dir, "objects", "pack"), fs.ModeDir) && is(filepath.Join(r.Dir, "refs"), fs.ModeDir)
 }
 
+// Has reports whether the folder of a repository is there and whole. It costs no more
+// than a look.
+func (s *Store) Has(id cluster.RepoID) bool {
+	dir := s.Path(id)
+	return is(filepath.Join(dir, "HEAD"), 0) && (&Repository{Dir: dir}).Whole()
+}
+
 func is(path string, kind fs.FileMode) bool {
 	info, err := os.Lstat(path)
 	return err == nil && info.Mode().Type() == kind
