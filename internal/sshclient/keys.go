@@ -156,6 +156,10 @@ func (k *keyring) add(key *key) {
 	if k.lists(key.public) {
 		return
 	}
+	if n, ok := rsaBits(key.certified()); ok && n < k.o.MinRSABits {
+		k.skipped = append(k.skipped, fmt.Sprintf("%s has %d bits of the %d that RequiredRSASize asks for", ssh.FingerprintSHA256(key.public), n, k.o.MinRSABits))
+		return
+	}
 	for _, c := range k.certs {
 		if !sameKey(c.Key, key.public) || k.lists(c) {
 			continue

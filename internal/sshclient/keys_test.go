@@ -275,6 +275,39 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// Keys that are too short are not offered, from wherever they are.
+func TestLengthOfKeys(t *testing.T) {
+	dir := home(t)
+	g := newGate(t)
+	short, long := filepath.Join(dir, "short"), filepath.Join(dir, "long")
+	keygen(t, "-t", "rsa", "-b", "2048", "-N", "", "-f", short)
+	keygen(t, "-t", "rsa", "-b", "2056", "-N", "", "-f", long)
+	longName := ssh.FingerprintSHA256(parsePublic(t, publicHalf(t, long)))
+	socket, _ := ring(t, agent.AddedKey{PrivateKey: rawKey(t, short, "")})
+	for what, o := range map[string]Options{
+		"files":    {IdentityFiles: []string{short, long}, Agent: AgentNone},
+		"an agent": {IdentityFiles: []string{long}, Agent: socket},
+	} {
+		o.Addr, o.HostKey, o.User, o.MinRSABits = g.Addr, g.Host.PublicKey(), "git", 2056
+		_, err := Dial(t.Context(), o)
+		if !errors.Is(err, ErrAuth) || !strings.Contains(err.Error(), "has 2048 bits of the 2056") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if got := g.take(); !slices.Equal(got, []string{longName}) {
+			t.Errorf("%s: offered %q, want %q", what, got, longName)
+		}
+	}
+}
+
+func parsePublic(t *testing.T, text []byte) ssh.PublicKey {
+	t.Helper()
+	public, _, _, _, err := ssh.ParseAuthorizedKey(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return public
+}
+
 // A security key's file is of use to ssh alone.
 func TestSecurityKeyFile(t *testing.T) {
 	dir := home(t)

@@ -181,6 +181,19 @@ func (k *knownHosts) hasKey(name string) bool {
 	return false
 }
 
+// kinds are the algorithms that a host may prove its known keys with, and whether an
+// authority may vouch for it.
+func (k *knownHosts) kinds(name string) (algorithms []string, authority bool) {
+	for _, key := range k.db.HostKeys(name) {
+		if key.Cert {
+			authority = true
+			continue
+		}
+		algorithms = append(algorithms, without(algorithmsOf(key), algorithms)...)
+	}
+	return algorithms, authority
+}
+
 func (k *knownHosts) isAuthority(key xknownhosts.KnownKey) bool {
 	text, err := os.ReadFile(k.shown(key.Filename))
 	if err != nil {

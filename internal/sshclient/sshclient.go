@@ -61,6 +61,7 @@ type Options struct {
 	HashKnownHosts   bool
 
 	Algorithms Algorithms
+	MinRSABits int // of host keys and of one's own, except Signers
 
 	// Ask asks a person, and fails if nobody is there; it may be called from
 	// several Dials at once. Nil is nobody. Say tells a person.
@@ -115,6 +116,8 @@ var (
 	ErrHostKeyChanged = errors.New("host key has changed")
 	// ErrHostKeyRevoked: the server's host key is one that must not be used.
 	ErrHostKeyRevoked = errors.New("host key is revoked")
+	// ErrHostKeyShort: the server's host key has fewer bits than it must have.
+	ErrHostKeyShort = errors.New("host key is too short")
 	// ErrUnsupported: this client cannot do what is needed; ssh may.
 	ErrUnsupported = errors.New("not supported by the built-in SSH client")
 	// ErrRefused: the server does not run the command.

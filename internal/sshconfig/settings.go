@@ -69,6 +69,15 @@ func (e *evaluation) apply(l *line) {
 		}
 	case "hostkeyalgorithms":
 		e.text(l, &h.HostKeyAlgorithms)
+	case "casignaturealgorithms":
+		e.text(l, &h.CASignatureAlgorithms)
+	case "requiredrsasize", "rsaminsize": // Red Hat called it so before OpenSSH had it
+		if n, err := strconv.ParseUint(value, 10, 16); err != nil {
+			e.beyond(l.name, l)
+		} else if !e.set["requiredrsasize"] {
+			e.set["requiredrsasize"] = true
+			h.RequiredRSABits = int(n)
+		}
 	case "ciphers":
 		e.text(l, &h.Ciphers)
 	case "macs":
@@ -144,7 +153,6 @@ var beyondUs = map[string][]string{
 	"bindaddress":                      {},
 	"bindinterface":                    {},
 	"canonicalizehostname":             {"no", "false"},
-	"casignaturealgorithms":            {},
 	"knownhostscommand":                {"none"},
 	"nohostauthenticationforlocalhost": {"no", "false"},
 	"permitlocalcommand":               {"no", "false"},
@@ -152,7 +160,6 @@ var beyondUs = map[string][]string{
 	"proxyusefdpass":                   {"no", "false"},
 	"pubkeyauthentication":             {"yes", "true", "unbound", "host-bound"},
 	"remotecommand":                    {"none"},
-	"requiredrsasize":                  {},
 	"revokedhostkeys":                  {"none"},
 	"securitykeyprovider":              {"internal"},
 	"smartcarddevice":                  {"none"},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/sshclient/sshtest"
 )
 
 // write makes an account with files in its ~/.ssh.
@@ -85,10 +86,12 @@ func TestSettings(t *testing.T) {
 		}},
 		"ignored":         {"ForwardAgent yes\nControlMaster auto\nControlPath none\nSendEnv LANG\nGSSAPIAuthentication no\nPKCS11Provider none\nLogLevel DEBUG", func(c *Config, h *Host) {}},
 		"another's login": {"ControlPath ~/%C", func(c *Config, h *Host) { h.IfRefused = []string{"ControlPath (~/.ssh/config line 1)"} }},
-		"how keys are checked": {"RequiredRSASize 4096\nCASignatureAlgorithms -x", func(c *Config, h *Host) {
-			h.Beyond = []string{"RequiredRSASize (~/.ssh/config line 1)", "CASignatureAlgorithms (~/.ssh/config line 2)"}
+		"how keys are checked": {"RequiredRSASize 4096\nRSAMinSize 1\nCASignatureAlgorithms -x", func(c *Config, h *Host) {
+			h.RequiredRSABits, h.CASignatureAlgorithms = 4096, "-x"
 		}},
-		"unknown": {"IgnoreUnknown Use*,Odd\nOdd 1\nUsesThis 2", func(c *Config, h *Host) {}},
+		"its older name": {"RSAMinSize 2048\nRequiredRSASize 1", func(c *Config, h *Host) { h.RequiredRSABits = 2048 }},
+		"bad size":       {"RequiredRSASize many", func(c *Config, h *Host) { h.Beyond = []string{"RequiredRSASize (~/.ssh/config line 1)"} }},
+		"unknown":        {"IgnoreUnknown Use*,Odd\nOdd 1\nUsesThis 2", func(c *Config, h *Host) {}},
 
 		"command":    {"Host other\nProxyCommand a\nHost *\nProxyCommand nc %h %p\nProxyJump a", func(c *Config, h *Host) { h.Beyond = []string{"ProxyCommand (~/.ssh/config line 4)"} }},
 		"no command": {"ProxyCommand none\nProxyCommand x", func(c *Config, h *Host) {}},
@@ -216,6 +219,33 @@ func TestHostileFiles(t *testing.T) {
 		}
 	}
 	lookup(t, write(t, map[string]string{"config": "Include /dev/null\n\x00\xff\nHost\n= =\n\"\n"}), Target{Host: "h"})
+}
+
+// Red Hat's systems give every host the algorithms of a policy. Nothing in that is
+// beyond this module's client, or it would never be used there.
+func TestCryptoPolicy(t *testing.T) {
+	c := write(t, map[string]string{
+		"system": "# The system's.\nInclude ssh_config.d/*.conf\n#   Host *\n",
+		"../etc/ssh_config.d/50-redhat.conf": `# For more information, see manual page for update-crypto-policies(8)
+Match final all
+	# Follow system-wide Crypto Policy, if defined:
+	Include policies/openssh.config
+
+	GSSAPIAuthentication yes
+
+# If this option is set to yes then remote X11 clients will have full access
+# to the original X11 display. As virtually no X11 client supports the untrusted
+# mode correctly we set this to yes.
+	ForwardX11Trusted yes
+`,
+		"../etc/policies/openssh.config": sshtest.CryptoPolicy,
+	})
+	h := lookup(t, c, Target{Host: "node"})
+	if h.Beyond != nil || h.IfRefused != nil || h.RequiredRSABits != 2048 ||
+		!strings.HasPrefix(h.CASignatureAlgorithms, "ecdsa-sha2-nistp256,sk-ecdsa-") || !strings.HasPrefix(h.Ciphers, "aes256-gcm@openssh.com,") ||
+		!strings.HasSuffix(h.MACs, ",hmac-sha2-512") || !strings.HasPrefix(h.KexAlgorithms, "mlkem768x25519-sha256,") || !strings.Contains(h.HostKeyAlgorithms, ",ssh-ed25519-cert-v01@openssh.com,") {
+		t.Errorf("%+v", h)
+	}
 }
 
 // TestAsOpenSSH compares with what the ssh on this machine makes of a file.
