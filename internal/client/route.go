@@ -23,6 +23,7 @@ type account struct {
 	getenv func(string) string
 	config *sshconfig.Config
 	person *prompt.Person
+	agents sshclient.Agents
 	say    func(line string) // may be nil
 }
 
@@ -112,6 +113,7 @@ func (a *account) options(h *sshconfig.Host) sshclient.Options {
 		CertificateFiles: h.CertificateFiles,
 		IdentitiesOnly:   h.IdentitiesOnly,
 		Agent:            h.IdentityAgent,
+		Agents:           &a.agents,
 		AddToAgent:       h.AddKeysToAgent,
 		KnownHosts:       h.UserKnownHosts,
 		GlobalKnownHosts: h.GlobalKnownHosts,

@@ -47,6 +47,7 @@ type Options struct {
 	CertificateFiles []string // besides those that lie beside the keys
 	IdentitiesOnly   bool     // of the agent's keys, only those that a file names
 	Agent            string   // its socket; "" for $SSH_AUTH_SOCK, or AgentNone
+	Agents           *Agents  // what is known of the agents already; may be nil
 	AddToAgent       bool     // give a key to the agent when a person has unlocked it
 
 	// Only this host key is accepted, if set; else those in the files, where nil
