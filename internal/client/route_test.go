@@ -1,11 +1,13 @@
 package client
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"gitcluster/internal/replica"
@@ -54,4 +56,32 @@ func TestCryptoPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
+}
+
+// A key that known_hosts revokes is not told to another program, which would be given
+// this key alone to judge by.
+func TestRevokedKeyForAProgram(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	key := sshtest.NewKey(t).PublicKey()
+	text := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+	candidate := replica.Candidate{Name: "n", Addr: "host.example:22", HostKey: text}
+	for known, want := range map[string]error{"": nil, "@revoked * " + text: sshclient.ErrHostKeyRevoked, "@revoked * rubbish": nil} {
+		a := configured(t, "")
+		file := filepath.Join(os.Getenv("HOME"), ".ssh", "known_hosts")
+		if err := os.WriteFile(file, []byte(known+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := a.route(t.Context(), candidate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = newProgramTransport(program{command: "ssh", variant: variantSSH}, candidate, r, "", 0)
+		if strings.HasSuffix(known, "rubbish") {
+			if err == nil || !strings.Contains(err.Error(), "known_hosts line 1 revokes a key that cannot be read") {
+				t.Errorf("%q: %v", known, err)
+			}
+		} else if !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", known, err, want)
+		}
+	}
 }

@@ -160,6 +160,16 @@ func (h *hostCheck) judgePinned(remote net.Addr, key ssh.PublicKey) error {
 		"if the server's operator confirms the new key, put it into the configuration; else somebody may be listening in between")
 }
 
+// CheckPinned returns the error with which Dial would refuse the key o.HostKey itself,
+// as one that the files revoke. It is for whoever has another program connect.
+func CheckPinned(o Options) error {
+	h, err := newHostCheck(context.Background(), o)
+	if err != nil {
+		return err
+	}
+	return h.judgePinned(new(net.TCPAddr), o.HostKey)
+}
+
 func (h *hostCheck) judge(remote net.Addr, key ssh.PublicKey) error {
 	check := h.known.db.HostKeyCallback()
 	err := check(h.name, remote, key)
