@@ -294,6 +294,7 @@ func (k *key) certified() ssh.PublicKey {
 func (k *key) unlock() error {
 	defer k.ring.patience()()
 	private, err := k.file.decrypt(k.ring.ctx, k.ring.o.Ask)
+	k.ring.foreign = k.ring.foreign || k.file.foreign
 	if err == nil {
 		k.signer, err = ssh.NewSignerFromKey(private)
 	}

@@ -1,7 +1,10 @@
 package sshclient
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -206,6 +209,66 @@ func TestPassphrases(t *testing.T) {
 	}
 	o.Ask = nil
 	dial(t, o)
+}
+
+// What is encrypted in a way that this client does not know is left to ssh, without
+// asking a person in vain.
+func TestForeignEncryption(t *testing.T) {
+	dir := home(t)
+	g := newGate(t)
+	plain, plainKey := sshtest.NewKeyFile(t, dir, "plain", "")
+	for _, args := range [][]string{
+		{"-t", "ecdsa", "-m", "PKCS8"},
+		{"-t", "ed25519", "-Z", "aes128-ctr"},
+		{"-t", "ed25519", "-Z", "aes256-gcm@openssh.com"},
+		{"-t", "ed25519", "-Z", "chacha20-poly1305@openssh.com"},
+	} {
+		path := filepath.Join(dir, args[len(args)-1])
+		keygen(t, append(args, "-N", "secret", "-f", path)...)
+		never := func(context.Context, Question) (string, error) {
+			t.Errorf("%q: a person was asked", args)
+			return "secret", nil
+		}
+		for _, o := range []Options{{IdentityFiles: []string{path}}, {IdentityFile: path}, {IdentityFiles: []string{path}, Ask: never}} {
+			o.Addr, o.HostKey, o.User, o.Agent = g.Addr, g.Host.PublicKey(), "git", AgentNone
+			g.accept = []string{nameOf(publicOf(t, path))}
+			if _, err := Dial(t.Context(), o); !errors.Is(err, ErrAuth) || !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "which only ssh or an agent can read") {
+				t.Errorf("%q: %v", args, err)
+			}
+			o.IdentityFile, o.IdentityFiles = "", []string{path, plain}
+			g.accept = []string{nameOf(plainKey.PublicKey())}
+			dial(t, o) // another key does
+		}
+	}
+
+	// Some of it shows only with the passphrase.
+	path, key := sshtest.NewKeyFile(t, dir, "slow", "secret")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	i := bytes.Index(block.Bytes, []byte("bcrypt")) + len("bcrypt") + 4 + 4 + 16 // its options, with the salt
+	binary.BigEndian.PutUint32(block.Bytes[i:], 1<<30)
+	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := g.options()
+	o.IdentityFiles, o.Agent = []string{path}, AgentNone
+	o.Ask = func(context.Context, Question) (string, error) { return "secret", nil }
+	g.accept = []string{nameOf(key.PublicKey())}
+	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrAuth) || !errors.Is(err, ErrUnsupported) || strings.Contains(err.Error(), "not its passphrase") {
+		t.Error(err)
+	}
+}
+
+func publicOf(t *testing.T, path string) ssh.PublicKey {
+	t.Helper()
+	text, err := os.ReadFile(path + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsePublic(t, text)
 }
 
 // A person at the key may take longer than the handshake.
