@@ -80,7 +80,19 @@ func TestSettings(t *testing.T) {
 		"jumps": {"ProxyJump a,bob@b:23,ssh://c:24,[::1]:25,[::2]\nProxyCommand x", func(c *Config, h *Host) {
 			h.Jumps = []Target{{Host: "a"}, {Host: "b", User: "bob", Port: 23}, {Host: "c", Port: 24}, {Host: "::1", Port: 25}, {Host: "::2"}}
 		}},
-		"no jumps": {"ProxyJump none\nProxyJump a\nProxyCommand x", func(c *Config, h *Host) {}},
+		"a jump's user": {"HostName %h.example\nPort 7\nProxyJump %r@a,x-%n-%h-%p-%%@b", func(c *Config, h *Host) {
+			h.Name, h.Port = "node.example", 7
+			h.Jumps = []Target{{Host: "a", User: "git"}, {Host: "b", User: "x-node-node.example-7-%"}}
+		}},
+		"another token": {"ProxyJump %i@a", func(c *Config, h *Host) {
+			h.Jumps, h.Beyond = []Target{{Host: "a", User: "%i"}}, []string{`ProxyJump "%i@a"`}
+		}},
+		"a token at the end": {"ProxyJump x%@a", func(c *Config, h *Host) {
+			h.Jumps, h.Beyond = []Target{{Host: "a", User: "x%"}}, []string{`ProxyJump "x%@a"`}
+		}},
+		"user by a token":  {"User %u", func(c *Config, h *Host) { h.User, h.UserSet, h.Beyond = "%u", true, []string{`User "%u"`} }},
+		"user by variable": {"User ${X}", func(c *Config, h *Host) { h.User, h.UserSet, h.Beyond = "${X}", true, []string{`User "${X}"`} }},
+		"no jumps":         {"ProxyJump none\nProxyJump a\nProxyCommand x", func(c *Config, h *Host) {}},
 		"algorithms": {"HostKeyAlgorithms +x\nCiphers a,b\nMACs -c\nKexAlgorithms ^d", func(c *Config, h *Host) {
 			h.HostKeyAlgorithms, h.Ciphers, h.MACs, h.KexAlgorithms = "+x", "a,b", "-c", "^d"
 		}},
