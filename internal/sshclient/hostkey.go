@@ -84,12 +84,11 @@ var hostKeyAlgorithms = []string{
 	ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
 }
 
-// ask chooses the kinds of key to ask the server for. It may have others than
-// the one that is known, which would look like a change.
+// ask chooses the kinds of key to ask the server for: first those that are known of
+// it, as it may have others, too, which would look like a change.
 func (h *hostCheck) ask(allowed []string) []string {
 	known, authority := h.known.kinds(h.name)
-	own := len(known) > 0
-	if other := h.withoutPort(); other != "" && !own {
+	if other := h.withoutPort(); other != "" && len(known) == 0 {
 		more, too := h.known.kinds(other)
 		known, authority = more, authority || too
 	}
@@ -100,10 +99,7 @@ func (h *hostCheck) ask(allowed []string) []string {
 		certs = nil
 	}
 	known = common(known, allowed)
-	list := append(certs, known...)
-	if !own || len(list) == 0 {
-		list = append(list, without(plain, known)...)
-	}
+	list := slices.Concat(certs, known, without(plain, known))
 	if len(list) == 0 {
 		return allowed
 	}
@@ -313,12 +309,12 @@ func (h *hostCheck) unknown(key ssh.PublicKey) error {
 // missing is the error for a server that has no key of the kinds asked for.
 func (h *hostCheck) missing(offered []string) error {
 	old := slices.Contains(h.algorithms, ssh.KeyAlgoRSASHA256) && slices.Contains(offered, ssh.KeyAlgoRSA) // it signs with SHA-1 only
-	if old || h.o.HostKey == nil && !h.known.hasKey(h.name) {
+	if old || h.o.HostKey == nil {
 		return fmt.Errorf("%w: the server's host keys are of the kinds %s", ErrUnsupported, printable(strings.Join(offered, ", ")))
 	}
 	return cluster.WithHint(
 		fmt.Errorf("%w: the server has no key of the kind that is known of it (%s)", ErrHostKeyChanged, strings.Join(h.algorithms, ", ")),
-		"ask the server's operator for its host keys")
+		"if the server's operator confirms another key, put it into the configuration; else somebody may be listening in between")
 }
 
 // algorithmsOf lists the signature algorithms a server may prove a key with.

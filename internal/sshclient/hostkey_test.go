@@ -59,7 +59,8 @@ func TestHostKeys(t *testing.T) {
 		"changed":          {"# x\n" + name + " " + other, ErrHostKeyChanged, "known line 2 has ssh-ed25519 SHA256:"},
 		"changed, hashed":  {knownhosts.HashHostname(name) + " " + other, ErrHostKeyChanged, "known line 1 has"},
 		"odd and changed":  {"rubbish\n" + name + " " + other, ErrHostKeyChanged, "known line 2 has"},
-		"other kind":       {name + " " + line(rsaKey(t)), ErrHostKeyChanged, "no key of the kind that is known of it (rsa-sha2-512, rsa-sha2-256)"},
+		"other kind":       {name + " " + line(rsaKey(t)), ErrHostKeyChanged, "the server has " + shownKey(s.Host.PublicKey()) + ", but " + o.KnownHosts[0] + " line 1 has ssh-rsa SHA256:"},
+		"a kind besides":   {name + " " + line(rsaKey(t)) + "\n" + name + " " + right, nil, ""},
 		"other port":       {"[127.0.0.1]:1 " + right, ErrHostKeyUnknown, ""},
 		"other, no port":   {"127.0.0.1 " + other, ErrHostKeyUnknown, ""},
 		"revoked":          {name + " " + right + "\n@revoked * " + right, ErrHostKeyRevoked, "known line 2 revokes it"},
@@ -71,6 +72,9 @@ func TestHostKeys(t *testing.T) {
 		conn, err := Dial(t.Context(), o)
 		if conn != nil {
 			conn.Close()
+		}
+		if hint := cluster.Hint(err); errors.Is(err, ErrHostKeyChanged) && !strings.Contains(hint, "ssh-keygen -f "+o.KnownHosts[0]+" -R '"+name+"'") {
+			t.Errorf("%s: hint %q", what, hint)
 		}
 		ok := err == nil && c.want == nil && c.says == ""
 		if !ok && (err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) || cluster.Hint(err) == "") {
@@ -93,6 +97,10 @@ func TestHostKeys(t *testing.T) {
 	}
 	// A key that the configuration names need not be known, but may be revoked.
 	pinned := o
+	pinned.HostKey = rsaKey(t)
+	if _, err := Dial(t.Context(), pinned); !errors.Is(err, ErrHostKeyChanged) || !strings.Contains(cluster.Hint(err), "put it into the configuration") {
+		t.Errorf("a pinned one of another kind: %v (hint %q)", err, cluster.Hint(err))
+	}
 	pinned.HostKey = s.Host.PublicKey()
 	write("@revoked * " + right)
 	dial(t, pinned)
