@@ -39,6 +39,13 @@ func readKeyFile(path string) (*keyFile, error) {
 		return nil, err
 	}
 	f := &keyFile{path: path}
+	mode, exposed := isExposed(path)
+	defer func() {
+		if exposed && (f.signer != nil || f.encrypted) {
+			f.signer, f.encrypted = nil, false
+			f.unusable = fmt.Sprintf("%s is not used, as others may read or write it (mode %04o): chmod 600", path, mode)
+		}
+	}()
 	if f.signer, err = ssh.ParsePrivateKey(text); err == nil {
 		f.public = f.signer.PublicKey()
 		return f, nil

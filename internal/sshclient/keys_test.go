@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -269,6 +270,44 @@ func publicOf(t *testing.T, path string) ssh.PublicKey {
 		t.Fatal(err)
 	}
 	return parsePublic(t, text)
+}
+
+// A private key that others may read is not used, as with ssh.
+func TestOpenKeyFiles(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("files have no such modes")
+	}
+	dir := home(t)
+	g := newGate(t)
+	path, key := sshtest.NewKeyFile(t, dir, "open", "")
+	locked, lockedKey := sshtest.NewKeyFile(t, dir, "locked", "secret")
+	g.accept = []string{nameOf(key.PublicKey()), nameOf(lockedKey.PublicKey())}
+	socket, _ := ring(t, agent.AddedKey{PrivateKey: rawKey(t, path, "")})
+	for _, file := range []string{path, locked} {
+		for _, o := range []Options{{IdentityFiles: []string{file}}, {IdentityFile: file}} {
+			o.Addr, o.HostKey, o.User, o.Agent = g.Addr, g.Host.PublicKey(), "git", AgentNone
+			o.Ask = func(context.Context, Question) (string, error) { return "secret", nil }
+			for mode, ok := range map[os.FileMode]bool{0o600: true, 0o400: true, 0o700: true, 0o640: false, 0o604: false, 0o620: false} {
+				if err := os.Chmod(file, mode); err != nil {
+					t.Fatal(err)
+				}
+				conn, err := Dial(t.Context(), o)
+				if err == nil {
+					conn.Close()
+				}
+				if want := fmt.Sprintf("%s is not used, as others may read or write it (mode %04o)", file, mode); (err == nil) != ok || err != nil && (!errors.Is(err, ErrAuth) || !strings.Contains(err.Error(), want)) {
+					t.Errorf("%04o: %v", mode, err)
+				}
+			}
+		}
+	}
+	// It still says which of the agent's keys is meant.
+	o := g.options()
+	o.IdentityFile, o.Agent = path, socket
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dial(t, o)
 }
 
 // A person at the key may take longer than the handshake.
