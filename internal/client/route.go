@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/crypto/ssh"
@@ -115,6 +116,7 @@ func (a *account) options(h *sshconfig.Host) sshclient.Options {
 		Agent:            h.IdentityAgent,
 		Agents:           &a.agents,
 		AddToAgent:       h.AddKeysToAgent,
+		Keychain:         h.UseKeychain && runtime.GOOS == "darwin",
 		KnownHosts:       h.UserKnownHosts,
 		GlobalKnownHosts: h.GlobalKnownHosts,
 		HostKeyAlias:     h.HostKeyAlias,

@@ -119,6 +119,7 @@ func TestOptionsOfTheConfiguration(t *testing.T) {
 		"Ciphers aes256-ctr":                 func(o *sshclient.Options) { o.Algorithms.Ciphers = "aes256-ctr" },
 		"MACs hmac-sha2-512":                 func(o *sshclient.Options) { o.Algorithms.MACs = "hmac-sha2-512" },
 		"KexAlgorithms +x":                   func(o *sshclient.Options) { o.Algorithms.KeyExchanges = "+x" },
+		"UseKeychain yes":                    func(o *sshclient.Options) { o.Keychain = runtime.GOOS == "darwin" },
 		"RequiredRSASize 4096":               func(o *sshclient.Options) { o.MinRSABits = 4096 },
 		"Host node.example\nProxyJump ian@hop:9\nHost hop\nConnectTimeout 3": func(o *sshclient.Options) {
 			o.Via = &sshclient.Options{Addr: "hop:9", User: "ian", Version: "gitcluster", ConnectTimeout: 3 * time.Second}

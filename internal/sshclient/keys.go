@@ -138,6 +138,9 @@ func (k *keyring) addFile(f *keyFile) {
 		k.add(&key{ring: k, public: f.public, signer: f.signer})
 	case f.public != nil && k.lists(f.public):
 		// An agent holds it.
+	case f.encrypted && k.o.Keychain:
+		k.foreign = true
+		k.skipped = append(k.skipped, f.path+" is encrypted, and its passphrase may be in the keychain, which only ssh can read")
 	case f.encrypted && k.o.Ask == nil:
 		k.skipped = append(k.skipped, f.path+" is encrypted and no agent holds it")
 	case f.encrypted:

@@ -198,6 +198,23 @@ func TestPassphrases(t *testing.T) {
 		}
 	}
 
+	// Nobody is asked for what ssh may find by itself.
+	for _, file := range []string{locked, old} {
+		o := g.options()
+		o.IdentityFiles, o.Agent, o.Keychain = []string{file}, AgentNone, true
+		o.Ask = func(context.Context, Question) (string, error) {
+			t.Errorf("asked for the passphrase of %s", file)
+			return "secret", nil
+		}
+		g.accept = []string{lockedName, nameOf(oldKey.PublicKey())}
+		if _, err := Dial(t.Context(), o); !errors.Is(err, ErrAuth) || !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "may be in the keychain") {
+			t.Error(err)
+		}
+		o.IdentityFiles = append(o.IdentityFiles, plain)
+		g.accept = []string{plainName}
+		dial(t, o)
+	}
+
 	// An unlocked key can be given to the agent, which then needs no person.
 	socket, keyring := ring(t)
 	g.accept = []string{lockedName}

@@ -50,6 +50,10 @@ type Options struct {
 	Agents           *Agents  // what is known of the agents already; may be nil
 	AddToAgent       bool     // give a key to the agent when a person has unlocked it
 
+	// Keychain: ssh would find passphrases where this client cannot look, so none is
+	// asked for.
+	Keychain bool
+
 	// Only this host key is accepted, if set; else those in the files, where nil
 	// means the user's and the system's usual ones. A key nobody knows is met as
 	// StrictHostKeys says ("" is StrictAsk), and goes to the first of KnownHosts.

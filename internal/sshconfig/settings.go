@@ -1,7 +1,6 @@
 package sshconfig
 
 import (
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,10 +124,7 @@ func (e *evaluation) other(l *line) {
 		}
 		return
 	case "usekeychain":
-		// Passphrases that ssh on macOS finds by itself.
-		if e.first(l) && isYes(value) && runtime.GOOS == "darwin" {
-			e.host.IfRefused = append(e.host.IfRefused, reason(l.name, l))
-		}
+		e.yes(l, &e.host.UseKeychain)
 		return
 	case "ignoreunknown":
 		if e.first(l) {

@@ -72,6 +72,7 @@ type Host struct {
 	IdentityAgent    string // a socket, or "none"
 	IdentitiesOnly   bool
 	AddKeysToAgent   bool
+	UseKeychain      bool // ssh on macOS finds passphrases by itself
 
 	UserKnownHosts   []string // not nil but empty: "none"
 	GlobalKnownHosts []string // the same

@@ -101,9 +101,11 @@ func TestSettings(t *testing.T) {
 		"how keys are checked": {"RequiredRSASize 4096\nRSAMinSize 1\nCASignatureAlgorithms -x", func(c *Config, h *Host) {
 			h.RequiredRSABits, h.CASignatureAlgorithms = 4096, "-x"
 		}},
-		"its older name": {"RSAMinSize 2048\nRequiredRSASize 1", func(c *Config, h *Host) { h.RequiredRSABits = 2048 }},
-		"bad size":       {"RequiredRSASize many", func(c *Config, h *Host) { h.Beyond = []string{"RequiredRSASize (~/.ssh/config line 1)"} }},
-		"unknown":        {"IgnoreUnknown Use*,Odd\nOdd 1\nUsesThis 2", func(c *Config, h *Host) {}},
+		"its older name":       {"RSAMinSize 2048\nRequiredRSASize 1", func(c *Config, h *Host) { h.RequiredRSABits = 2048 }},
+		"bad size":             {"RequiredRSASize many", func(c *Config, h *Host) { h.Beyond = []string{"RequiredRSASize (~/.ssh/config line 1)"} }},
+		"passphrases kept":     {"UseKeychain yes\nUseKeychain no", func(c *Config, h *Host) { h.UseKeychain = true }},
+		"passphrases not kept": {"UseKeychain no\nUseKeychain yes", func(c *Config, h *Host) {}},
+		"unknown":              {"IgnoreUnknown Use*,Odd\nOdd 1\nUsesThis 2", func(c *Config, h *Host) {}},
 
 		"command":    {"Host other\nProxyCommand a\nHost *\nProxyCommand nc %h %p\nProxyJump a", func(c *Config, h *Host) { h.Beyond = []string{"ProxyCommand (~/.ssh/config line 4)"} }},
 		"no command": {"ProxyCommand none\nProxyCommand x", func(c *Config, h *Host) {}},
