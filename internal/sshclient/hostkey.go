@@ -59,7 +59,7 @@ func newHostCheck(ctx context.Context, o Options) (*hostCheck, error) {
 		h.name = net.JoinHostPort(strings.ToLower(o.HostKeyAlias), "22") // an alias has no port
 	}
 	var err error
-	if h.known, err = loadKnownHosts(o.KnownHosts, o.GlobalKnownHosts); err != nil {
+	if h.known, err = loadKnownHosts(o.KnownHosts, o.GlobalKnownHosts, o.HostKey != nil); err != nil {
 		return nil, err
 	}
 	if o.HostKey != nil {

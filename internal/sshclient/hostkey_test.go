@@ -349,6 +349,43 @@ func TestFirstContact(t *testing.T) {
 	}
 }
 
+// A file that cannot be read is told of as such, and does not matter where the
+// configuration names the key.
+func TestUnreadableKnownHosts(t *testing.T) {
+	s, o, write := known(t, sshtest.Options{})
+	file := o.KnownHosts[0]
+	pinned := o
+	pinned.HostKey, pinned.Revocable = s.Host.PublicKey(), true
+	check := func(what string) {
+		t.Helper()
+		_, err := Dial(t.Context(), o)
+		if err == nil || !strings.Contains(err.Error(), file) || cluster.Hint(err) != "let your account read "+file+", or remove it" {
+			t.Errorf("%s: %v (hint %q)", what, err, cluster.Hint(err))
+		}
+		dial(t, pinned)
+	}
+	if err := os.Symlink(file, file); err != nil {
+		t.Skip(err)
+	}
+	check("a link to itself")
+	os.Remove(file)
+	write(knownhosts.Normalize(s.Addr) + " " + line(s.Host.PublicKey()) + "\n")
+	if err := os.Chmod(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		check("not for this account")
+	}
+	// A line that revokes who knows what stops a pinned one, too.
+	os.Remove(file)
+	write("@revoked * rubbish\n")
+	for _, o := range []Options{o, pinned} {
+		if _, err := Dial(t.Context(), o); err == nil || cluster.Hint(err) != "correct or remove that line" {
+			t.Errorf("%v (hint %q)", err, cluster.Hint(err))
+		}
+	}
+}
+
 // A file that is none takes no keys, and none is read from it.
 func TestNoKnownHosts(t *testing.T) {
 	_, o, _ := known(t, sshtest.Options{})
