@@ -13,6 +13,7 @@ import (
 	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
+	"gitcluster/internal/prompt"
 )
 
 // completionScripts ask this program for every completion, by cobra's hidden
@@ -106,10 +107,11 @@ func complete(places []nameList) cobra.CompletionFunc {
 		if len(args) >= len(places) || places[len(args)] == nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completionPatience)
+		ctx, cancel := context.WithTimeout(prompt.WithoutAsking(cmd.Context()), completionPatience)
 		defer cancel()
 		cmd.SetContext(ctx)
-		// Nobody expects to be asked anything by the tab key.
+		// Nobody expects to be asked anything by the tab key, nor do the programs that
+		// they use for SSH.
 		os.Setenv("GIT_TERMINAL_PROMPT", "0")
 		os.Unsetenv("SSH_ASKPASS")
 		os.Unsetenv("GIT_ASKPASS")

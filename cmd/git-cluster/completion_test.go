@@ -3,6 +3,10 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
+
+	"gitcluster/internal/prompt"
 )
 
 // A command that was renamed would not be completed any more, and nobody would
@@ -14,5 +18,22 @@ func TestArgumentsAreOfCommands(t *testing.T) {
 		if err != nil || len(rest) > 0 || cmd.HasSubCommands() || cmd.ValidArgsFunction == nil {
 			t.Errorf("%q is not a command that takes arguments: %v, %v", path, cmd.CommandPath(), err)
 		}
+	}
+}
+
+// The tab key opens no window with a question.
+func TestCompletionAsksNobody(t *testing.T) {
+	for _, name := range []string{"GIT_TERMINAL_PROMPT", "SSH_ASKPASS", "GIT_ASKPASS"} {
+		t.Setenv(name, "") // complete changes them
+	}
+	cmd := &cobra.Command{}
+	cmd.SetContext(t.Context())
+	asked := true
+	complete([]nameList{func(cmd *cobra.Command, _ string) ([]string, error) {
+		asked = prompt.MayAsk(cmd.Context())
+		return nil, nil
+	}})(cmd, nil, "")
+	if asked {
+		t.Error("names are listed in a context that lets a person be asked")
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"gitcluster/internal/credential"
 	"gitcluster/internal/gitexec"
+	"gitcluster/internal/prompt"
 	"gitcluster/internal/remotehelper"
 	"gitcluster/internal/replica"
 	"gitcluster/internal/sshclient"
@@ -63,7 +64,7 @@ func (c *connector) dial(ctx context.Context, candidate replica.Candidate, o rem
 			return c.program(ctx, a, nil, candidate, o, st)
 		}
 		// Nobody sits at a device, and no password makes anyone one.
-		person := !r.host.Batch && !credential.AsDevice(c.Getenv) && a.person.Reachable()
+		person := !r.host.Batch && prompt.MayAsk(ctx) && !credential.AsDevice(c.Getenv) && a.person.Reachable()
 		if why, ok := r.retryable(err, person); ok {
 			if t, err := c.program(ctx, a, why, candidate, o, st); err == nil {
 				return t, nil
@@ -120,6 +121,9 @@ func (c *connector) program(ctx context.Context, a *account, why []string, candi
 	t, err := newProgramTransport(p, candidate, r, o.Family, limit)
 	if err != nil {
 		return nil, err
+	}
+	if t.openSSH && !prompt.MayAsk(ctx) {
+		t.aim.extra = append(t.aim.extra, "-o", "BatchMode=yes")
 	}
 	if a.say != nil {
 		reason := ""

@@ -21,6 +21,7 @@ import (
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/replica"
+	"gitcluster/internal/sshclient"
 )
 
 // A programTransport runs an SSH program for each command.
@@ -88,6 +89,10 @@ func openSSHOptions(r *route, connect time.Duration) (args []string, err error) 
 	}
 	switch {
 	case o.HostKey != nil:
+		// ssh will see no other file than that of the pin.
+		if err := sshclient.CheckPinned(o); err != nil {
+			return nil, err
+		}
 		file, name, err := pin(o.HostKey)
 		if err != nil {
 			return nil, fmt.Errorf("keep the host key for ssh: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/crypto/ssh"
@@ -23,6 +24,7 @@ type account struct {
 	getenv func(string) string
 	config *sshconfig.Config
 	person *prompt.Person
+	agents sshclient.Agents
 	say    func(line string) // may be nil
 }
 
@@ -112,13 +114,16 @@ func (a *account) options(h *sshconfig.Host) sshclient.Options {
 		CertificateFiles: h.CertificateFiles,
 		IdentitiesOnly:   h.IdentitiesOnly,
 		Agent:            h.IdentityAgent,
+		Agents:           &a.agents,
 		AddToAgent:       h.AddKeysToAgent,
+		Keychain:         h.UseKeychain && runtime.GOOS == "darwin",
 		KnownHosts:       h.UserKnownHosts,
 		GlobalKnownHosts: h.GlobalKnownHosts,
 		HostKeyAlias:     h.HostKeyAlias,
 		StrictHostKeys:   h.StrictHostKeys,
 		HashKnownHosts:   h.HashKnownHosts,
-		Algorithms:       sshclient.Algorithms{HostKeys: h.HostKeyAlgorithms, Ciphers: h.Ciphers, MACs: h.MACs, KeyExchanges: h.KexAlgorithms},
+		Algorithms:       sshclient.Algorithms{HostKeys: h.HostKeyAlgorithms, Ciphers: h.Ciphers, MACs: h.MACs, KeyExchanges: h.KexAlgorithms, CASignatures: h.CASignatureAlgorithms},
+		MinRSABits:       h.RequiredRSABits,
 		ConnectTimeout:   h.ConnectTimeout,
 		Version:          "gitcluster",
 		Say:              a.say,

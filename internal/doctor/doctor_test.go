@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,51 @@ func (w *world) examine(d *Doctor) (string, bool) {
 		w.t.Errorf("failed is %v, and the findings are\n%s", d.failed, b.String())
 	}
 	return b.String(), !failed
+}
+
+// A person who is told what is wrong is asked nothing, by whatever program they have
+// for that.
+func TestNobodyIsAsked(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("the programs are shell scripts")
+	}
+	w := newWorld(t)
+	w.key, w.user = sshtest.NewKeyFile(t, t.TempDir(), "locked", "secret")
+	w.node("n1", nil)
+	dir := t.TempDir()
+	record := filepath.Join(dir, "record")
+	for name, text := range map[string]string{"askpass": "echo \"$0 $*\" >>" + record + "\necho secret\n", "ssh": "echo \"$0 $*\" >>" + record + "\nexit 255\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	askpass := filepath.Join(dir, "askpass")
+	t.Setenv("GIT_CONFIG_GLOBAL", filepath.Join(dir, "gitconfig"))
+	if err := os.WriteFile(filepath.Join(dir, "gitconfig"), []byte("[core]\n\taskPass = "+askpass+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GIT_ASKPASS", askpass)
+	t.Setenv("SSH_ASKPASS", askpass)
+	t.Setenv("SSH_ASKPASS_REQUIRE", "force")
+	for _, unset := range []string{"", "SSH_ASKPASS", "GIT_ASKPASS"} {
+		if unset != "" {
+			t.Setenv(unset, "")
+		}
+		if got, well := w.examine(&Doctor{}); well || !strings.Contains(got, "its passphrase was not given: nobody is to be asked now") {
+			t.Error(got)
+		}
+	}
+	if text, err := os.ReadFile(record); err == nil {
+		t.Errorf("a person was asked: %s", text)
+	}
+	// Nor does ssh ask, where that is run.
+	t.Setenv("GIT_SSH_COMMAND", filepath.Join(dir, "ssh"))
+	if _, well := w.examine(&Doctor{}); well {
+		t.Error("that ssh does nothing is well")
+	}
+	if text, _ := os.ReadFile(record); !strings.Contains(string(text), " -o BatchMode=yes ") {
+		t.Errorf("ssh was run with %q", text)
+	}
 }
 
 func TestNodes(t *testing.T) {

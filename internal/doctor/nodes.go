@@ -10,6 +10,7 @@ import (
 	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/credential"
+	"gitcluster/internal/prompt"
 	"gitcluster/internal/replica"
 )
 
@@ -50,7 +51,8 @@ func (d *Doctor) cluster(ctx context.Context, name string) {
 func (d *Doctor) visit(ctx context.Context, c replica.Candidate) (v visit) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer within %v", patience))
 	defer cancel()
-	conn, err := client.ConnectTo(ctx, c, d.unasked, false)
+	// All nodes are visited at once, and a key that has to be unlocked is a finding.
+	conn, err := client.ConnectTo(prompt.WithoutAsking(ctx), c, d.Getenv, false)
 	if err != nil {
 		v.err = err
 		return v
@@ -60,18 +62,6 @@ func (d *Doctor) visit(ctx context.Context, c replica.Candidate) (v visit) {
 		v.version, v.repoErr = client.AskVersion(ctx, conn, d.Repository)
 	}
 	return v
-}
-
-// unasked is the environment of an account where nobody can be asked: all nodes
-// are visited at once, and a key that has to be unlocked is a finding.
-func (d *Doctor) unasked(name string) string {
-	switch name {
-	case "GIT_TERMINAL_PROMPT":
-		return "0"
-	case "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "GIT_ASKPASS":
-		return ""
-	}
-	return d.Getenv(name)
 }
 
 // judge reports what one node said.

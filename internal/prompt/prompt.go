@@ -2,7 +2,7 @@
 // program that Git or SSH was told to ask with.
 //
 // Entry points: [Person.Ask]; [Person.Reachable] tells beforehand whether there is
-// anybody.
+// anybody, and [WithoutAsking] keeps everybody from being asked.
 //
 // It promises to ask one question at a time and each one once, whoever else needs
 // the answer; never to wait where nobody can answer; to leave a terminal as it
@@ -24,6 +24,20 @@ import (
 
 // ErrNobody: there is neither a terminal nor a program to ask with.
 var ErrNobody = errors.New("nobody can be asked: there is no terminal and no SSH_ASKPASS")
+
+// ErrUnasked: the context is one of [WithoutAsking].
+var ErrUnasked = errors.New("nobody is to be asked now")
+
+type unasked struct{}
+
+// WithoutAsking is a context for what a person has not asked for in so many words, such
+// as a completion: no question that it leads to is put to them.
+func WithoutAsking(ctx context.Context) context.Context {
+	return context.WithValue(ctx, unasked{}, true)
+}
+
+// MayAsk reports whether a person may be asked.
+func MayAsk(ctx context.Context) bool { return ctx.Value(unasked{}) == nil }
 
 // A Person is whoever started Git. The zero value asks on the terminal only.
 type Person struct {
@@ -47,6 +61,9 @@ func (p *Person) Ask(ctx context.Context, question string, secret bool) (string,
 	defer p.mu.Unlock()
 	if a, ok := p.answers[question]; ok {
 		return a.text, a.err
+	}
+	if !MayAsk(ctx) {
+		return "", ErrUnasked
 	}
 	text, err := p.ask(ctx, question, secret)
 	if context.Cause(ctx) != nil {

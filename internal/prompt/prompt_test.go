@@ -35,6 +35,25 @@ func programs(t *testing.T) (dir string, asked func() string) {
 	}
 }
 
+// Who asked for no question gets none, and the answer that is known.
+func TestWithoutAsking(t *testing.T) {
+	dir, asked := programs(t)
+	p := &Person{
+		Getenv:  func(name string) string { return map[string]string{"SSH_ASKPASS": filepath.Join(dir, "ssh")}[name] },
+		AskPass: func(context.Context) (string, error) { return filepath.Join(dir, "git"), nil },
+	}
+	unasked := WithoutAsking(t.Context())
+	if got, err := p.Ask(unasked, "q", true); !errors.Is(err, ErrUnasked) || MayAsk(unasked) || asked() != "" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := p.Ask(t.Context(), "q", true); got != "git answer" || err != nil || !MayAsk(t.Context()) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := p.Ask(unasked, "q", true); got != "git answer" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestPrograms(t *testing.T) {
 	dir, asked := programs(t)
 	for name, c := range map[string]struct {

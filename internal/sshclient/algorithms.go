@@ -1,6 +1,7 @@
 package sshclient
 
 import (
+	"crypto/rsa"
 	"fmt"
 	"path"
 	"slices"
@@ -15,6 +16,7 @@ import (
 // them, or to prefer. "" is the usual ones.
 type Algorithms struct {
 	HostKeys, Ciphers, MACs, KeyExchanges string
+	CASignatures                          string // by which an authority vouches for a host
 }
 
 // config makes the library's configuration.
@@ -63,6 +65,30 @@ func choose(usual, supported []string, list string) ([]string, error) {
 		return nil, fmt.Errorf("%w: none of the algorithms %q", ErrUnsupported, list)
 	}
 	return chosen, nil
+}
+
+// caSignatures are those that an authority's certificates may have. SHA-1 is none.
+var caSignatures = []string{
+	ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256,
+	ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
+}
+
+// rsaBits is the length of an RSA key, or of the one in a certificate. ok is false
+// for other keys.
+func rsaBits(key ssh.PublicKey) (n int, ok bool) {
+	key, err := ssh.ParsePublicKey(key.Marshal()) // what an agent lists is bytes only
+	if err != nil {
+		return 0, false
+	}
+	if c, isCert := key.(*ssh.Certificate); isCert {
+		key = c.Key
+	}
+	if c, can := key.(ssh.CryptoPublicKey); can {
+		if public, isRSA := c.CryptoPublicKey().(*rsa.PublicKey); isRSA {
+			return public.N.BitLen(), true
+		}
+	}
+	return 0, false
 }
 
 // keyExchanges has X25519 first: it is the cheapest, and every command of a

@@ -33,6 +33,7 @@ type hostCheck struct {
 	o          Options
 	name       string   // "host:port" by which it is known
 	algorithms []string // what to ask the server for
+	signatures []string // what an authority may have signed with
 	refusal    error    // why check refused, as the library hides it in text
 	shown      ssh.PublicKey
 	known      *knownHosts
@@ -58,12 +59,15 @@ func newHostCheck(ctx context.Context, o Options) (*hostCheck, error) {
 		h.name = net.JoinHostPort(strings.ToLower(o.HostKeyAlias), "22") // an alias has no port
 	}
 	var err error
-	if h.known, err = loadKnownHosts(o.KnownHosts, o.GlobalKnownHosts); err != nil {
+	if h.known, err = loadKnownHosts(o.KnownHosts, o.GlobalKnownHosts, o.HostKey != nil); err != nil {
 		return nil, err
 	}
 	if o.HostKey != nil {
 		h.algorithms = algorithmsOf(o.HostKey)
 		return h, nil
+	}
+	if h.signatures, err = choose(caSignatures, append([]string{ssh.KeyAlgoRSA}, caSignatures...), o.Algorithms.CASignatures); err != nil {
+		return nil, err
 	}
 	allowed, err := choose(hostKeyAlgorithms, ssh.SupportedAlgorithms().HostKeys, o.Algorithms.HostKeys)
 	if err != nil {
@@ -73,33 +77,34 @@ func newHostCheck(ctx context.Context, o Options) (*hostCheck, error) {
 	return h, nil
 }
 
-// hostKeyAlgorithms are asked for where nothing is known of a server. There is
-// no certificate among them: nothing says who may issue one.
+// hostKeyAlgorithms are asked for where nothing else is said, certificates only
+// where somebody may issue them.
 var hostKeyAlgorithms = []string{
+	ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoECDSA384v01, ssh.CertAlgoECDSA521v01, ssh.CertAlgoRSASHA512v01, ssh.CertAlgoRSASHA256v01,
 	ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
 }
 
-// ask chooses the kinds of key to ask the server for. It may have others than
-// the one that is known, which would look like a change.
+// ask chooses the kinds of key to ask the server for: first those that are known of
+// it, as it may have others, too, which would look like a change.
 func (h *hostCheck) ask(allowed []string) []string {
-	known := without(h.known.db.HostKeyAlgorithms(h.name), weak)
-	if h.known.hasKey(h.name) {
-		if both := common(known, append(certificates(known), allowed...)); len(both) > 0 {
-			return both
-		}
+	known, authority := h.known.kinds(h.name)
+	if other := h.withoutPort(); other != "" && len(known) == 0 {
+		more, too := h.known.kinds(other)
+		known, authority = more, authority || too
+	}
+	// An authority's own key says nothing of the kind of those it vouches for.
+	certs := certificates(allowed)
+	plain := without(allowed, certs)
+	if !authority {
+		certs = nil
+	}
+	known = common(known, allowed)
+	list := slices.Concat(certs, known, without(plain, known))
+	if len(list) == 0 {
 		return allowed
 	}
-	// Either nothing is known, or an authority whose certificate the server
-	// may lack, or a key under the name without its port.
-	if other := h.withoutPort(); other != "" {
-		known = append(known, without(h.known.db.HostKeyAlgorithms(other), weak)...)
-	}
-	known = common(known, append(certificates(known), allowed...))
-	return append(known, without(allowed, known)...)
+	return list
 }
-
-// weak are signatures with SHA-1, and DSA.
-var weak = []string{ssh.KeyAlgoRSA, ssh.CertAlgoRSAv01, "ssh-dss", "ssh-dss-cert-v01@openssh.com"}
 
 func certificates(algorithms []string) (list []string) {
 	for _, a := range algorithms {
@@ -122,6 +127,11 @@ func (h *hostCheck) withoutPort() string {
 
 func (h *hostCheck) check(_ string, remote net.Addr, key ssh.PublicKey) error {
 	h.shown = key
+	if n, ok := rsaBits(key); ok && n < h.o.MinRSABits {
+		h.refusal = cluster.WithHint(fmt.Errorf("%w: the server's %s has %d bits of the %d that RequiredRSASize asks for", ErrHostKeyShort, shownKey(key), n, h.o.MinRSABits),
+			"the server needs another key: ask its operator")
+		return h.refusal
+	}
 	if h.o.HostKey != nil {
 		h.refusal = h.judgePinned(remote, key)
 	} else {
@@ -146,11 +156,21 @@ func (h *hostCheck) judgePinned(remote net.Addr, key ssh.PublicKey) error {
 		"if the server's operator confirms the new key, put it into the configuration; else somebody may be listening in between")
 }
 
+// CheckPinned returns the error with which Dial would refuse the key o.HostKey itself,
+// as one that the files revoke. It is for whoever has another program connect.
+func CheckPinned(o Options) error {
+	h, err := newHostCheck(context.Background(), o)
+	if err != nil {
+		return err
+	}
+	return h.judgePinned(new(net.TCPAddr), o.HostKey)
+}
+
 func (h *hostCheck) judge(remote net.Addr, key ssh.PublicKey) error {
 	check := h.known.db.HostKeyCallback()
 	err := check(h.name, remote, key)
 	if err == nil {
-		return nil
+		return h.signed(key)
 	}
 	if err := h.revocation(err, key); err != nil {
 		return err
@@ -161,14 +181,28 @@ func (h *hostCheck) judge(remote net.Addr, key ssh.PublicKey) error {
 		return h.changed(key, mismatch.Want)
 	}
 	if other := h.withoutPort(); other != "" && h.o.HostKeyAlias == "" && check(other, remote, key) == nil {
-		return nil
+		return h.signed(key)
+	}
+	if c, ok := key.(*ssh.Certificate); ok && strings.Contains(err.Error(), "no authorities for hostname") {
+		// A certificate of nobody we trust adds nothing to the key in it, as with ssh.
+		return h.judge(remote, c.Key)
 	}
 	if !isKey {
-		// A certificate of nobody we trust, or not valid for this host, or not now.
+		// A certificate that is not valid for this host, or not now.
 		return cluster.WithHint(fmt.Errorf("%w: %s", ErrHostKeyUnknown, printable(strings.TrimPrefix(err.Error(), "ssh: "))),
 			"the server shows a certificate; the line @cert-authority of known_hosts that is to vouch for it must name this host")
 	}
 	return h.meet(remote, key)
+}
+
+// signed judges by what an authority has signed a certificate that is trusted.
+func (h *hostCheck) signed(key ssh.PublicKey) error {
+	c, ok := key.(*ssh.Certificate)
+	if !ok || slices.Contains(h.signatures, c.Signature.Format) {
+		return nil
+	}
+	return cluster.WithHint(fmt.Errorf("%w: its certificate is signed with %s", ErrHostKeyUnknown, printable(c.Signature.Format)),
+		"CASignatureAlgorithms of the SSH configuration says what an authority may sign with; the server's operator can have it signed anew")
 }
 
 // revocation is the error for a key that must not be used, if that is what the
@@ -275,12 +309,12 @@ func (h *hostCheck) unknown(key ssh.PublicKey) error {
 // missing is the error for a server that has no key of the kinds asked for.
 func (h *hostCheck) missing(offered []string) error {
 	old := slices.Contains(h.algorithms, ssh.KeyAlgoRSASHA256) && slices.Contains(offered, ssh.KeyAlgoRSA) // it signs with SHA-1 only
-	if old || h.o.HostKey == nil && !h.known.hasKey(h.name) {
+	if old || h.o.HostKey == nil {
 		return fmt.Errorf("%w: the server's host keys are of the kinds %s", ErrUnsupported, printable(strings.Join(offered, ", ")))
 	}
 	return cluster.WithHint(
 		fmt.Errorf("%w: the server has no key of the kind that is known of it (%s)", ErrHostKeyChanged, strings.Join(h.algorithms, ", ")),
-		"ask the server's operator for its host keys")
+		"if the server's operator confirms another key, put it into the configuration; else somebody may be listening in between")
 }
 
 // algorithmsOf lists the signature algorithms a server may prove a key with.

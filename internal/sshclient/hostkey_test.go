@@ -59,7 +59,8 @@ func TestHostKeys(t *testing.T) {
 		"changed":          {"# x\n" + name + " " + other, ErrHostKeyChanged, "known line 2 has ssh-ed25519 SHA256:"},
 		"changed, hashed":  {knownhosts.HashHostname(name) + " " + other, ErrHostKeyChanged, "known line 1 has"},
 		"odd and changed":  {"rubbish\n" + name + " " + other, ErrHostKeyChanged, "known line 2 has"},
-		"other kind":       {name + " " + line(rsaKey(t)), ErrHostKeyChanged, "no key of the kind that is known of it (rsa-sha2-512, rsa-sha2-256)"},
+		"other kind":       {name + " " + line(rsaKey(t)), ErrHostKeyChanged, "the server has " + shownKey(s.Host.PublicKey()) + ", but " + o.KnownHosts[0] + " line 1 has ssh-rsa SHA256:"},
+		"a kind besides":   {name + " " + line(rsaKey(t)) + "\n" + name + " " + right, nil, ""},
 		"other port":       {"[127.0.0.1]:1 " + right, ErrHostKeyUnknown, ""},
 		"other, no port":   {"127.0.0.1 " + other, ErrHostKeyUnknown, ""},
 		"revoked":          {name + " " + right + "\n@revoked * " + right, ErrHostKeyRevoked, "known line 2 revokes it"},
@@ -71,6 +72,9 @@ func TestHostKeys(t *testing.T) {
 		conn, err := Dial(t.Context(), o)
 		if conn != nil {
 			conn.Close()
+		}
+		if hint := cluster.Hint(err); errors.Is(err, ErrHostKeyChanged) && !strings.Contains(hint, "ssh-keygen -f "+o.KnownHosts[0]+" -R '"+name+"'") {
+			t.Errorf("%s: hint %q", what, hint)
 		}
 		ok := err == nil && c.want == nil && c.says == ""
 		if !ok && (err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) || cluster.Hint(err) == "") {
@@ -93,6 +97,10 @@ func TestHostKeys(t *testing.T) {
 	}
 	// A key that the configuration names need not be known, but may be revoked.
 	pinned := o
+	pinned.HostKey = rsaKey(t)
+	if _, err := Dial(t.Context(), pinned); !errors.Is(err, ErrHostKeyChanged) || !strings.Contains(cluster.Hint(err), "put it into the configuration") {
+		t.Errorf("a pinned one of another kind: %v (hint %q)", err, cluster.Hint(err))
+	}
 	pinned.HostKey = s.Host.PublicKey()
 	write("@revoked * " + right)
 	dial(t, pinned)
@@ -171,6 +179,8 @@ func TestHostCertificates(t *testing.T) {
 		return signer
 	}
 	trusted := "@cert-authority [127.0.0.1]:* " + line(authority.PublicKey()) + "\n@cert-authority 127.0.0.* " + line(authority.PublicKey())
+	rsaKeyPair := rsaSigner(t)
+	rsaTrusted := strings.ReplaceAll(trusted, line(authority.PublicKey()), line(rsaKeyPair.PublicKey()))
 	for what, c := range map[string]struct {
 		host ssh.Signer
 		text string
@@ -180,10 +190,17 @@ func TestHostCertificates(t *testing.T) {
 		"without its port":    {certificate("127.0.0.1", authority), "@cert-authority 127.0.0.1 " + line(authority.PublicKey()), nil},
 		"for another host":    {certificate("elsewhere", authority), trusted, ErrHostKeyUnknown},
 		"by another":          {certificate("127.0.0.1", sshtest.NewKey(t)), trusted, ErrHostKeyUnknown},
+		"but a known key":     {certificate("127.0.0.1", sshtest.NewKey(t)), trusted + "\n127.0.0.1 " + line(host.PublicKey()), nil},
+		"and another key":     {certificate("127.0.0.1", sshtest.NewKey(t)), trusted + "\n127.0.0.* " + line(sshtest.NewKey(t).PublicKey()), ErrHostKeyChanged},
 		"authority revoked":   {certificate("127.0.0.1", authority), trusted + "\n@revoked * " + line(authority.PublicKey()), ErrHostKeyRevoked},
 		"its own key revoked": {certificate("127.0.0.1", authority), trusted + "\n@revoked * " + line(host.PublicKey()), ErrHostKeyRevoked},
+		"signed with SHA-1":   {certificate("127.0.0.1", signsWith(t, rsaKeyPair, ssh.KeyAlgoRSA)), rsaTrusted, ErrHostKeyUnknown},
+		"signed by RSA":       {certificate("127.0.0.1", signsWith(t, rsaKeyPair, ssh.KeyAlgoRSASHA256)), rsaTrusted, nil},
+		"another signature":   {certificate("127.0.0.1", authority), trusted, ErrHostKeyUnknown},
+		"only this signature": {certificate("127.0.0.1", authority), trusted, nil},
 	} {
 		_, o, write := known(t, sshtest.Options{Host: c.host})
+		o.Algorithms.CASignatures = map[string]string{"another signature": "rsa-sha2-*", "only this signature": "ssh-ed25519,x"}[what]
 		write(c.text + "\n")
 		conn, err := Dial(t.Context(), o)
 		if conn != nil {
@@ -192,6 +209,61 @@ func TestHostCertificates(t *testing.T) {
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v; want %v", what, err, c.want)
 		}
+	}
+}
+
+func signsWith(t *testing.T, key ssh.Signer, algorithm string) ssh.Signer {
+	t.Helper()
+	signer, err := ssh.NewSignerWithAlgorithms(key.(ssh.AlgorithmSigner), []string{algorithm})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer
+}
+
+// A server that has a certificate besides its key is asked for the key where no
+// authority is known, whatever the list allows.
+func TestNoAuthorityNoCertificate(t *testing.T) {
+	_, o, write := known(t, sshtest.Options{})
+	o.Algorithms.HostKeys = "ssh-ed25519-cert-v01@openssh.com,sk-ssh-ed25519@openssh.com,ssh-ed25519"
+	for text, want := range map[string]string{
+		"": "ssh-ed25519",
+		"@cert-authority * " + line(sshtest.NewKey(t).PublicKey()): "ssh-ed25519-cert-v01@openssh.com ssh-ed25519",
+	} {
+		write(text + "\n")
+		h, err := newHostCheck(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(h.algorithms, " "); got != want {
+			t.Errorf("with %q the server is asked for %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestLengthOfHostKeys(t *testing.T) {
+	key := rsaSigner(t) // 2048 bits
+	s, o, write := known(t, sshtest.Options{Host: key})
+	text := knownhosts.Normalize(s.Addr) + " " + line(key.PublicKey()) + "\n"
+	write(text)
+	o.MinRSABits = 2048
+	dial(t, o)
+	o.MinRSABits = 2049
+	pinned := o
+	pinned.HostKey = key.PublicKey()
+	for what, o := range map[string]Options{"known": o, "pinned": pinned} {
+		if _, err := Dial(t.Context(), o); !errors.Is(err, ErrHostKeyShort) || !strings.Contains(err.Error(), "has 2048 bits of the 2049") || cluster.Hint(err) == "" {
+			t.Errorf("%s: %v (hint %q)", what, err, cluster.Hint(err))
+		}
+	}
+	// Nobody is asked to accept one, and none is remembered.
+	write("")
+	o.StrictHostKeys = StrictAcceptNew
+	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrHostKeyShort) {
+		t.Error(err)
+	}
+	if text, _ := os.ReadFile(o.KnownHosts[0]); len(text) > 0 {
+		t.Errorf("it was remembered: %q", text)
 	}
 }
 
@@ -273,6 +345,43 @@ func TestFirstContact(t *testing.T) {
 		}
 		if _, err := Dial(t.Context(), o); !errors.Is(err, ErrHostKeyChanged) {
 			t.Errorf("%s, changed: %v", what, err)
+		}
+	}
+}
+
+// A file that cannot be read is told of as such, and does not matter where the
+// configuration names the key.
+func TestUnreadableKnownHosts(t *testing.T) {
+	s, o, write := known(t, sshtest.Options{})
+	file := o.KnownHosts[0]
+	pinned := o
+	pinned.HostKey, pinned.Revocable = s.Host.PublicKey(), true
+	check := func(what string) {
+		t.Helper()
+		_, err := Dial(t.Context(), o)
+		if err == nil || !strings.Contains(err.Error(), file) || cluster.Hint(err) != "let your account read "+file+", or remove it" {
+			t.Errorf("%s: %v (hint %q)", what, err, cluster.Hint(err))
+		}
+		dial(t, pinned)
+	}
+	if err := os.Symlink(file, file); err != nil {
+		t.Skip(err)
+	}
+	check("a link to itself")
+	os.Remove(file)
+	write(knownhosts.Normalize(s.Addr) + " " + line(s.Host.PublicKey()) + "\n")
+	if err := os.Chmod(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		check("not for this account")
+	}
+	// A line that revokes who knows what stops a pinned one, too.
+	os.Remove(file)
+	write("@revoked * rubbish\n")
+	for _, o := range []Options{o, pinned} {
+		if _, err := Dial(t.Context(), o); err == nil || cluster.Hint(err) != "correct or remove that line" {
+			t.Errorf("%v (hint %q)", err, cluster.Hint(err))
 		}
 	}
 }

@@ -1,7 +1,10 @@
 package sshclient
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +39,13 @@ func readKeyFile(path string) (*keyFile, error) {
 		return nil, err
 	}
 	f := &keyFile{path: path}
+	mode, exposed := isExposed(path)
+	defer func() {
+		if exposed && (f.signer != nil || f.encrypted) {
+			f.signer, f.encrypted = nil, false
+			f.unusable = fmt.Sprintf("%s is not used, as others may read or write it (mode %04o): chmod 600", path, mode)
+		}
+	}()
 	if f.signer, err = ssh.ParsePrivateKey(text); err == nil {
 		f.public = f.signer.PublicKey()
 		return f, nil
@@ -49,6 +59,10 @@ func readKeyFile(path string) (*keyFile, error) {
 	}
 	var locked *ssh.PassphraseMissingError
 	switch {
+	case isForeign(text):
+		f.foreign = true
+		f.unusable = path + " is encrypted in a way" + foreignTail
+		return f, nil
 	case errors.As(err, &locked):
 		if locked.PublicKey != nil {
 			f.public = locked.PublicKey
@@ -75,9 +89,39 @@ func (f *keyFile) decrypt(ctx context.Context, ask func(context.Context, Questio
 	}
 	private, err := ssh.ParseRawPrivateKeyWithPassphrase(f.text, []byte(passphrase))
 	if err != nil {
-		return nil, fmt.Errorf("%s is encrypted, and that was not its passphrase", f.path)
+		if errors.Is(err, x509.IncorrectPasswordError) {
+			return nil, fmt.Errorf("%s is encrypted, and that was not its passphrase", f.path)
+		}
+		f.foreign = true
+		return nil, fmt.Errorf("%s is encrypted in a way%s: %s", f.path, foreignTail, strings.TrimPrefix(err.Error(), "ssh: "))
 	}
 	return private, nil
+}
+
+const foreignTail = " which only ssh or an agent can read"
+
+// isForeign reports whether a file is encrypted otherwise than ssh-keygen does by
+// itself, so that no passphrase would help here.
+func isForeign(text []byte) bool {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return false
+	}
+	if block.Type == "ENCRYPTED PRIVATE KEY" { // PKCS #8
+		return true
+	}
+	header, ok := bytes.CutPrefix(block.Bytes, []byte("openssh-key-v1\x00"))
+	if block.Type != "OPENSSH PRIVATE KEY" || !ok {
+		return false
+	}
+	var by struct {
+		Cipher, KDF string
+		Rest        []byte `ssh:"rest"`
+	}
+	if ssh.Unmarshal(header, &by) != nil || by.Cipher == "none" {
+		return false
+	}
+	return by.Cipher != "aes256-ctr" && by.Cipher != "aes256-cbc" || by.KDF != "bcrypt"
 }
 
 // defaultIdentities are the files that ssh looks for.

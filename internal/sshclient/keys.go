@@ -19,7 +19,8 @@ type keyring struct {
 	o       Options
 	files   []*keyFile
 	certs   []*ssh.Certificate
-	agent   *agentConn // nil if there is none
+	answers bool       // the agent does
+	agent   *agentConn // nil until it is needed for more than to list its keys
 	list    []offer
 	listed  bool
 	offered int
@@ -46,6 +47,9 @@ type offer struct {
 // newKeyring reads the identity file, if one must be used: a mistake there
 // should show at once and not only after a server has been reached.
 func newKeyring(ctx context.Context, o Options) (*keyring, error) {
+	if o.Agents == nil {
+		o.Agents = new(Agents)
+	}
 	k := &keyring{ctx: ctx, o: o, patience: func() func() { return func() {} }}
 	switch {
 	case len(o.Signers) > 0:
@@ -134,6 +138,9 @@ func (k *keyring) addFile(f *keyFile) {
 		k.add(&key{ring: k, public: f.public, signer: f.signer})
 	case f.public != nil && k.lists(f.public):
 		// An agent holds it.
+	case f.encrypted && k.o.Keychain:
+		k.foreign = true
+		k.skipped = append(k.skipped, f.path+" is encrypted, and its passphrase may be in the keychain, which only ssh can read")
 	case f.encrypted && k.o.Ask == nil:
 		k.skipped = append(k.skipped, f.path+" is encrypted and no agent holds it")
 	case f.encrypted:
@@ -154,6 +161,10 @@ func (k *keyring) addFile(f *keyFile) {
 // add lists a key behind its certificates, unless it is listed already.
 func (k *keyring) add(key *key) {
 	if k.lists(key.public) {
+		return
+	}
+	if n, ok := rsaBits(key.certified()); ok && n < k.o.MinRSABits {
+		k.skipped = append(k.skipped, fmt.Sprintf("%s has %d bits of the %d that RequiredRSASize asks for", ssh.FingerprintSHA256(key.public), n, k.o.MinRSABits))
 		return
 	}
 	for _, c := range k.certs {
@@ -228,7 +239,7 @@ func (k *keyring) refused(user string, tooMany bool) error {
 type key struct {
 	ring   *keyring
 	public ssh.PublicKey // may be a certificate that an agent holds
-	signer ssh.Signer    // nil for a file that is not decrypted yet
+	signer ssh.Signer    // nil for a file that is not decrypted yet, and for an agent's
 	held   bool          // by an agent
 	file   *keyFile
 }
@@ -248,27 +259,27 @@ func (k *key) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (
 }
 
 func (k *key) sign(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	if k.held {
+		defer k.ring.patience()()
+		conn, err := k.ring.reachAgent()
+		if err != nil {
+			return nil, err
+		}
+		signature, err := conn.sign(k.public, data, algorithm)
+		if err != nil {
+			return nil, fmt.Errorf("the agent does not sign with %s", ssh.FingerprintSHA256(k.public))
+		}
+		return signature, nil
+	}
 	if k.signer == nil {
 		if err := k.unlock(); err != nil {
 			return nil, err
 		}
 	}
-	if k.held {
-		// The agent may ask a person, or wait for a touch.
-		defer k.ring.patience()()
-		defer k.ring.agent.within(personTimeout)()
-	}
-	var signature *ssh.Signature
-	var err error
 	if as, ok := k.signer.(ssh.AlgorithmSigner); ok && algorithm != "" {
-		signature, err = as.SignWithAlgorithm(rand, data, algorithm)
-	} else {
-		signature, err = k.signer.Sign(rand, data)
+		return as.SignWithAlgorithm(rand, data, algorithm)
 	}
-	if err != nil && k.held {
-		err = fmt.Errorf("the agent does not sign with %s", ssh.FingerprintSHA256(k.public))
-	}
-	return signature, err
+	return k.signer.Sign(rand, data)
 }
 
 // certified is the key itself where an agent holds a certificate for it.
@@ -286,6 +297,7 @@ func (k *key) certified() ssh.PublicKey {
 func (k *key) unlock() error {
 	defer k.ring.patience()()
 	private, err := k.file.decrypt(k.ring.ctx, k.ring.o.Ask)
+	k.ring.foreign = k.ring.foreign || k.file.foreign
 	if err == nil {
 		k.signer, err = ssh.NewSignerFromKey(private)
 	}
@@ -295,10 +307,12 @@ func (k *key) unlock() error {
 	if k.public == nil {
 		k.public = k.signer.PublicKey()
 	}
-	if k.ring.o.AddToAgent && k.ring.agent != nil {
+	if k.ring.o.AddToAgent && k.ring.answers {
 		// Without success the passphrase is asked for again next time, no more.
-		defer k.ring.agent.within(agentTimeout)()
-		k.ring.agent.Add(agent.AddedKey{PrivateKey: private, Comment: k.file.path})
+		if conn, err := k.ring.reachAgent(); err == nil {
+			defer conn.within(agentTimeout)()
+			conn.Add(agent.AddedKey{PrivateKey: private, Comment: k.file.path})
+		}
 	}
 	return nil
 }

@@ -192,6 +192,23 @@ func TestPassphrases(t *testing.T) {
 		}
 	}
 
+	// Nobody is asked for what ssh may find by itself.
+	for _, file := range []string{locked, old} {
+		o := g.options()
+		o.IdentityFiles, o.Agent, o.Keychain = []string{file}, AgentNone, true
+		o.Ask = func(context.Context, Question) (string, error) {
+			t.Errorf("asked for the passphrase of %s", file)
+			return "secret", nil
+		}
+		g.accept = []string{lockedName, nameOf(oldKey.PublicKey())}
+		if _, err := Dial(t.Context(), o); !errors.Is(err, ErrAuth) || !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "may be in the keychain") {
+			t.Error(err)
+		}
+		o.IdentityFiles = append(o.IdentityFiles, plain)
+		g.accept = []string{plainName}
+		dial(t, o)
+	}
+
 	// An unlocked key can be given to the agent, which then needs no person.
 	socket, keyring := ring(t)
 	g.accept = []string{lockedName}
@@ -275,33 +292,6 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// A security key's file is of use to ssh alone.
-func TestSecurityKeyFile(t *testing.T) {
-	dir := home(t)
-	g := newGate(t)
-	path := filepath.Join(dir, "id_ed25519_sk")
-	if err := os.WriteFile(path, []byte("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	blob := ssh.Marshal(struct {
-		Name string
-		Key  []byte
-		App  string
-	}{ssh.KeyAlgoSKED25519, make([]byte, 32), "ssh:"})
-	public, err := ssh.ParsePublicKey(blob)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(public), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	o := g.options()
-	o.IdentityFiles, o.Agent = []string{path}, AgentNone
-	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrAuth) || !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "security key") {
-		t.Error(err)
-	}
-}
-
 // Servers that take no keys, or no more of them, are told apart from one that
 // wants another.
 func TestWhyNoKeyIsTaken(t *testing.T) {
@@ -336,23 +326,6 @@ func TestWhyNoKeyIsTaken(t *testing.T) {
 	if !errors.Is(err, ErrAuth) || !strings.HasSuffix(err.Error(), "with any of 9 SSH keys before the right one came") || !strings.Contains(cluster.Hint(err), "IdentitiesOnly") {
 		t.Errorf("too many: %v (hint %q)", err, cluster.Hint(err))
 	}
-}
-
-// An agent that is dead or deaf keeps nobody from logging in with a file.
-func TestBrokenAgent(t *testing.T) {
-	dir := home(t)
-	g := newGate(t)
-	plain, key := sshtest.NewKeyFile(t, dir, "plain", "")
-	g.accept = []string{nameOf(key.PublicKey())}
-	o := g.options()
-	o.IdentityFiles, o.Agent = []string{plain}, filepath.Join(dir, "nothing")
-	dial(t, o)
-	refusing := agent.NewKeyring()
-	o.Agent = serveAgent(t, refusing)
-	if err := refusing.Lock([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	dial(t, o)
 }
 
 func TestVia(t *testing.T) {

@@ -30,8 +30,9 @@ type knownHosts struct {
 }
 
 // loadKnownHosts reads those of the files that exist. A nil list is the usual
-// one of the account or of the system.
-func loadKnownHosts(user, global []string) (*knownHosts, error) {
+// one of the account or of the system. With pinned, files that cannot be read do not
+// matter.
+func loadKnownHosts(user, global []string, pinned bool) (*knownHosts, error) {
 	if user == nil {
 		if home, err := os.UserHomeDir(); err == nil {
 			user = []string{filepath.Join(home, ".ssh", "known_hosts"), filepath.Join(home, ".ssh", "known_hosts2")}
@@ -51,11 +52,15 @@ func loadKnownHosts(user, global []string) (*knownHosts, error) {
 	var existing []string
 	for i, f := range append(append([]string(nil), user...), global...) {
 		info, err := os.Stat(f)
+		if err == nil {
+			err = tryRead(f)
+		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-		case i >= len(user) && !mayRead(f): // the system's file is not this account's to correct
+		case err != nil && pinned:
+		case i >= len(user) && errors.Is(err, fs.ErrPermission): // the system's file is not this account's to correct
 		case err != nil:
-			return nil, fmt.Errorf("known hosts: %w", err)
+			return nil, cluster.WithHint(fmt.Errorf("known hosts: %w", err), fmt.Sprintf("let your account read %s, or remove it", f))
 		case !info.Mode().IsRegular():
 			// /dev/null, by which people forget hosts; a pipe would never end.
 			if f == k.writable {
@@ -73,18 +78,17 @@ func loadKnownHosts(user, global []string) (*knownHosts, error) {
 		k.db, err = k.readable(existing)
 	}
 	if err != nil {
-		return nil, cluster.WithHint(fmt.Errorf("known hosts: %w", err), "correct or remove that line")
+		return nil, fmt.Errorf("known hosts: %w", err)
 	}
 	return k, nil
 }
 
-func mayRead(file string) bool {
+func tryRead(file string) error {
 	f, err := os.OpenFile(file, os.O_RDONLY|nonBlocking, 0)
 	if err != nil {
-		return !errors.Is(err, fs.ErrPermission)
+		return err
 	}
-	f.Close()
-	return true
+	return f.Close()
 }
 
 // readable reads copies of the files in which the lines that cannot be read are
@@ -110,7 +114,7 @@ func (k *knownHosts) readable(files []string) (*knownhosts.HostKeyDB, error) {
 			if isReadable(string(line)) {
 				kept.Write(line)
 			} else if bytes.HasPrefix(bytes.TrimSpace(line), []byte("@revoked")) {
-				return nil, fmt.Errorf("%s line %d revokes a key that cannot be read", f, number)
+				return nil, cluster.WithHint(fmt.Errorf("%s line %d revokes a key that cannot be read", f, number), "correct or remove that line")
 			}
 			kept.WriteByte('\n')
 		}
@@ -179,6 +183,19 @@ func (k *knownHosts) hasKey(name string) bool {
 		}
 	}
 	return false
+}
+
+// kinds are the algorithms that a host may prove its known keys with, and whether an
+// authority may vouch for it.
+func (k *knownHosts) kinds(name string) (algorithms []string, authority bool) {
+	for _, key := range k.db.HostKeys(name) {
+		if key.Cert {
+			authority = true
+			continue
+		}
+		algorithms = append(algorithms, without(algorithmsOf(key), algorithms)...)
+	}
+	return algorithms, authority
 }
 
 func (k *knownHosts) isAuthority(key xknownhosts.KnownKey) bool {

@@ -47,7 +47,12 @@ type Options struct {
 	CertificateFiles []string // besides those that lie beside the keys
 	IdentitiesOnly   bool     // of the agent's keys, only those that a file names
 	Agent            string   // its socket; "" for $SSH_AUTH_SOCK, or AgentNone
+	Agents           *Agents  // what is known of the agents already; may be nil
 	AddToAgent       bool     // give a key to the agent when a person has unlocked it
+
+	// Keychain: ssh would find passphrases where this client cannot look, so none is
+	// asked for.
+	Keychain bool
 
 	// Only this host key is accepted, if set; else those in the files, where nil
 	// means the user's and the system's usual ones. A key nobody knows is met as
@@ -61,6 +66,7 @@ type Options struct {
 	HashKnownHosts   bool
 
 	Algorithms Algorithms
+	MinRSABits int // of host keys and of one's own, except Signers
 
 	// Ask asks a person, and fails if nobody is there; it may be called from
 	// several Dials at once. Nil is nobody. Say tells a person.
@@ -115,6 +121,8 @@ var (
 	ErrHostKeyChanged = errors.New("host key has changed")
 	// ErrHostKeyRevoked: the server's host key is one that must not be used.
 	ErrHostKeyRevoked = errors.New("host key is revoked")
+	// ErrHostKeyShort: the server's host key has fewer bits than it must have.
+	ErrHostKeyShort = errors.New("host key is too short")
 	// ErrUnsupported: this client cannot do what is needed; ssh may.
 	ErrUnsupported = errors.New("not supported by the built-in SSH client")
 	// ErrRefused: the server does not run the command.

@@ -30,6 +30,13 @@ func (e *evaluation) expand() {
 	if h.User == "" {
 		h.User = e.config.LocalUser()
 	}
+	if h.UserSet && (strings.Contains(h.User, "%") || strings.Contains(h.User, "${")) {
+		// Newer versions of ssh expand it, others log in by that very name.
+		h.Beyond = append(h.Beyond, "User "+strconv.Quote(h.User))
+	}
+	for i := range h.Jumps {
+		e.jumpUser(&h.Jumps[i])
+	}
 	for _, list := range []*[]string{&h.IdentityFiles, &h.CertificateFiles, &h.UserKnownHosts, &h.GlobalKnownHosts} {
 		for i, path := range *list {
 			(*list)[i] = e.path(path)
@@ -96,6 +103,26 @@ func (e *evaluation) path(s string) string {
 		}
 	}
 	return path
+}
+
+// jumpUser expands the tokens that ssh has for ProxyJump.
+func (e *evaluation) jumpUser(t *Target) {
+	var b strings.Builder
+	for i := 0; i < len(t.User); i++ {
+		if t.User[i] != '%' {
+			b.WriteByte(t.User[i])
+			continue
+		}
+		if i++; i < len(t.User) && strings.IndexByte("%hnpr", t.User[i]) >= 0 {
+			if value, ok := e.token(t.User[i]); ok {
+				b.WriteString(value)
+				continue
+			}
+		}
+		e.host.Beyond = append(e.host.Beyond, "ProxyJump "+strconv.Quote(t.User+"@"+t.Host))
+		return
+	}
+	t.User = b.String()
 }
 
 func (e *evaluation) token(c byte) (string, bool) {

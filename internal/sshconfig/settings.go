@@ -1,7 +1,6 @@
 package sshconfig
 
 import (
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,6 +68,15 @@ func (e *evaluation) apply(l *line) {
 		}
 	case "hostkeyalgorithms":
 		e.text(l, &h.HostKeyAlgorithms)
+	case "casignaturealgorithms":
+		e.text(l, &h.CASignatureAlgorithms)
+	case "requiredrsasize", "rsaminsize": // Red Hat called it so before OpenSSH had it
+		if n, err := strconv.ParseUint(value, 10, 16); err != nil {
+			e.beyond(l.name, l)
+		} else if !e.set["requiredrsasize"] {
+			e.set["requiredrsasize"] = true
+			h.RequiredRSABits = int(n)
+		}
 	case "ciphers":
 		e.text(l, &h.Ciphers)
 	case "macs":
@@ -116,10 +124,7 @@ func (e *evaluation) other(l *line) {
 		}
 		return
 	case "usekeychain":
-		// Passphrases that ssh on macOS finds by itself.
-		if e.first(l) && isYes(value) && runtime.GOOS == "darwin" {
-			e.host.IfRefused = append(e.host.IfRefused, reason(l.name, l))
-		}
+		e.yes(l, &e.host.UseKeychain)
 		return
 	case "ignoreunknown":
 		if e.first(l) {
@@ -144,7 +149,6 @@ var beyondUs = map[string][]string{
 	"bindaddress":                      {},
 	"bindinterface":                    {},
 	"canonicalizehostname":             {"no", "false"},
-	"casignaturealgorithms":            {},
 	"knownhostscommand":                {"none"},
 	"nohostauthenticationforlocalhost": {"no", "false"},
 	"permitlocalcommand":               {"no", "false"},
@@ -152,7 +156,6 @@ var beyondUs = map[string][]string{
 	"proxyusefdpass":                   {"no", "false"},
 	"pubkeyauthentication":             {"yes", "true", "unbound", "host-bound"},
 	"remotecommand":                    {"none"},
-	"requiredrsasize":                  {},
 	"revokedhostkeys":                  {"none"},
 	"securitykeyprovider":              {"internal"},
 	"smartcarddevice":                  {"none"},

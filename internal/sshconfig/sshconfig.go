@@ -72,6 +72,7 @@ type Host struct {
 	IdentityAgent    string // a socket, or "none"
 	IdentitiesOnly   bool
 	AddKeysToAgent   bool
+	UseKeychain      bool // ssh on macOS finds passphrases by itself
 
 	UserKnownHosts   []string // not nil but empty: "none"
 	GlobalKnownHosts []string // the same
@@ -85,7 +86,9 @@ type Host struct {
 	Batch          bool   // nobody is there to be asked
 
 	// Lists as the file has them, with a first "+", "-" or "^".
-	HostKeyAlgorithms, Ciphers, MACs, KexAlgorithms string
+	HostKeyAlgorithms, CASignatureAlgorithms, Ciphers, MACs, KexAlgorithms string
+	// RequiredRSABits is how long an RSA key has to be, the server's or one's own.
+	RequiredRSABits int
 
 	// Beyond names the settings for which ssh must be run, with their places:
 	// "ProxyCommand (~/.ssh/config line 3)".

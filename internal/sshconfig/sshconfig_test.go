@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/sshclient/sshtest"
 )
 
 // write makes an account with files in its ~/.ssh.
@@ -79,16 +80,32 @@ func TestSettings(t *testing.T) {
 		"jumps": {"ProxyJump a,bob@b:23,ssh://c:24,[::1]:25,[::2]\nProxyCommand x", func(c *Config, h *Host) {
 			h.Jumps = []Target{{Host: "a"}, {Host: "b", User: "bob", Port: 23}, {Host: "c", Port: 24}, {Host: "::1", Port: 25}, {Host: "::2"}}
 		}},
-		"no jumps": {"ProxyJump none\nProxyJump a\nProxyCommand x", func(c *Config, h *Host) {}},
+		"a jump's user": {"HostName %h.example\nPort 7\nProxyJump %r@a,x-%n-%h-%p-%%@b", func(c *Config, h *Host) {
+			h.Name, h.Port = "node.example", 7
+			h.Jumps = []Target{{Host: "a", User: "git"}, {Host: "b", User: "x-node-node.example-7-%"}}
+		}},
+		"another token": {"ProxyJump %i@a", func(c *Config, h *Host) {
+			h.Jumps, h.Beyond = []Target{{Host: "a", User: "%i"}}, []string{`ProxyJump "%i@a"`}
+		}},
+		"a token at the end": {"ProxyJump x%@a", func(c *Config, h *Host) {
+			h.Jumps, h.Beyond = []Target{{Host: "a", User: "x%"}}, []string{`ProxyJump "x%@a"`}
+		}},
+		"user by a token":  {"User %u", func(c *Config, h *Host) { h.User, h.UserSet, h.Beyond = "%u", true, []string{`User "%u"`} }},
+		"user by variable": {"User ${X}", func(c *Config, h *Host) { h.User, h.UserSet, h.Beyond = "${X}", true, []string{`User "${X}"`} }},
+		"no jumps":         {"ProxyJump none\nProxyJump a\nProxyCommand x", func(c *Config, h *Host) {}},
 		"algorithms": {"HostKeyAlgorithms +x\nCiphers a,b\nMACs -c\nKexAlgorithms ^d", func(c *Config, h *Host) {
 			h.HostKeyAlgorithms, h.Ciphers, h.MACs, h.KexAlgorithms = "+x", "a,b", "-c", "^d"
 		}},
 		"ignored":         {"ForwardAgent yes\nControlMaster auto\nControlPath none\nSendEnv LANG\nGSSAPIAuthentication no\nPKCS11Provider none\nLogLevel DEBUG", func(c *Config, h *Host) {}},
 		"another's login": {"ControlPath ~/%C", func(c *Config, h *Host) { h.IfRefused = []string{"ControlPath (~/.ssh/config line 1)"} }},
-		"how keys are checked": {"RequiredRSASize 4096\nCASignatureAlgorithms -x", func(c *Config, h *Host) {
-			h.Beyond = []string{"RequiredRSASize (~/.ssh/config line 1)", "CASignatureAlgorithms (~/.ssh/config line 2)"}
+		"how keys are checked": {"RequiredRSASize 4096\nRSAMinSize 1\nCASignatureAlgorithms -x", func(c *Config, h *Host) {
+			h.RequiredRSABits, h.CASignatureAlgorithms = 4096, "-x"
 		}},
-		"unknown": {"IgnoreUnknown Use*,Odd\nOdd 1\nUsesThis 2", func(c *Config, h *Host) {}},
+		"its older name":       {"RSAMinSize 2048\nRequiredRSASize 1", func(c *Config, h *Host) { h.RequiredRSABits = 2048 }},
+		"bad size":             {"RequiredRSASize many", func(c *Config, h *Host) { h.Beyond = []string{"RequiredRSASize (~/.ssh/config line 1)"} }},
+		"passphrases kept":     {"UseKeychain yes\nUseKeychain no", func(c *Config, h *Host) { h.UseKeychain = true }},
+		"passphrases not kept": {"UseKeychain no\nUseKeychain yes", func(c *Config, h *Host) {}},
+		"unknown":              {"IgnoreUnknown Use*,Odd\nOdd 1\nUsesThis 2", func(c *Config, h *Host) {}},
 
 		"command":    {"Host other\nProxyCommand a\nHost *\nProxyCommand nc %h %p\nProxyJump a", func(c *Config, h *Host) { h.Beyond = []string{"ProxyCommand (~/.ssh/config line 4)"} }},
 		"no command": {"ProxyCommand none\nProxyCommand x", func(c *Config, h *Host) {}},
@@ -216,6 +233,33 @@ func TestHostileFiles(t *testing.T) {
 		}
 	}
 	lookup(t, write(t, map[string]string{"config": "Include /dev/null\n\x00\xff\nHost\n= =\n\"\n"}), Target{Host: "h"})
+}
+
+// Red Hat's systems give every host the algorithms of a policy. Nothing in that is
+// beyond this module's client, or it would never be used there.
+func TestCryptoPolicy(t *testing.T) {
+	c := write(t, map[string]string{
+		"system": "# The system's.\nInclude ssh_config.d/*.conf\n#   Host *\n",
+		"../etc/ssh_config.d/50-redhat.conf": `# For more information, see manual page for update-crypto-policies(8)
+Match final all
+	# Follow system-wide Crypto Policy, if defined:
+	Include policies/openssh.config
+
+	GSSAPIAuthentication yes
+
+# If this option is set to yes then remote X11 clients will have full access
+# to the original X11 display. As virtually no X11 client supports the untrusted
+# mode correctly we set this to yes.
+	ForwardX11Trusted yes
+`,
+		"../etc/policies/openssh.config": sshtest.CryptoPolicy,
+	})
+	h := lookup(t, c, Target{Host: "node"})
+	if h.Beyond != nil || h.IfRefused != nil || h.RequiredRSABits != 2048 ||
+		!strings.HasPrefix(h.CASignatureAlgorithms, "ecdsa-sha2-nistp256,sk-ecdsa-") || !strings.HasPrefix(h.Ciphers, "aes256-gcm@openssh.com,") ||
+		!strings.HasSuffix(h.MACs, ",hmac-sha2-512") || !strings.HasPrefix(h.KexAlgorithms, "mlkem768x25519-sha256,") || !strings.Contains(h.HostKeyAlgorithms, ",ssh-ed25519-cert-v01@openssh.com,") {
+		t.Errorf("%+v", h)
+	}
 }
 
 // TestAsOpenSSH compares with what the ssh on this machine makes of a file.
