@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"context"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -59,11 +61,28 @@ func TestJoinThenStart(t *testing.T) {
 	}
 }
 
-// TestGrow adds nodes one by one to a cluster in use, more than vote.
+// TestGrow adds nodes one by one, more than vote, to a cluster to which somebody pushes
+// all the while.
 func TestGrow(t *testing.T) {
 	c := clustertest.Start(t, 1)
 	u := c.Admin
-	work := newWork(t, u)
+	work, busy := newWork(t, u), newWork(t, u)
+	ctx, stop := context.WithCancel(t.Context())
+	pushed, done := "", make(chan struct{})
+	defer func() { stop(); <-done }()
+	go func() {
+		defer close(done)
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			next := u.Commit(t, busy, "f", strconv.Itoa(n))
+			if r := u.Via("node1").Run("", "git", "-C", busy, "push", "-q", "cluster::grow/a", "HEAD:busy"); r.Err() != nil {
+				t.Errorf("push %d while the cluster grows: %v", n, r.Err())
+				return
+			}
+			pushed = next
+		}
+		t.Logf("%d pushes while the cluster grew", n)
+	}()
 	for i := range 4 {
 		head := u.Commit(t, work, "f", string(rune('a'+i)))
 		u.Via("node1").Git(t, work, "push", "-q", "cluster::grow/a", "main")
@@ -76,7 +95,12 @@ func TestGrow(t *testing.T) {
 		}
 		head = u.Commit(t, work, "f", string(rune('A'+i)))
 		u.Via(n.Name).Git(t, work, "push", "-q", "cluster::grow/a", "main")
-		checkEverywhere(t, c, "grow/a", map[string]string{"refs/heads/main": head})
+		if i < 3 {
+			continue
+		}
+		stop()
+		<-done
+		checkEverywhere(t, c, "grow/a", map[string]string{"refs/heads/main": head, "refs/heads/busy": pushed})
 	}
 }
 
