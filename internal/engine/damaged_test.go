@@ -42,7 +42,11 @@ func TestDamagedReplica(t *testing.T) {
 // for whoever comes next: a reader, a push to it, or one that wants a copy there.
 func TestDamagedWhileRunning(t *testing.T) {
 	for _, gone := range []string{"", "HEAD", "objects", "refs", "config"} {
-		for _, first := range []string{"read", "push", "copy", "verify"} {
+		ways := []string{"read"}
+		if gone == "" || gone == "objects" {
+			ways = []string{"read", "push", "copy", "verify"}
+		}
+		for _, first := range ways {
 			t.Run(first+" without "+gone, func(t *testing.T) {
 				w := newWorld(t, "a", "b")
 				a, b := w.nodes["a"], w.nodes["b"]
