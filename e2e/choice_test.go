@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -106,6 +107,16 @@ func (p *place) newCache(from string) {
 	}
 	p.home = dir
 	p.User = p.clusters.Admin.With("GIT_SSH_COMMAND=", config.EnvClient+"="+filepath.Join(p.dir, "client.toml"), "XDG_CACHE_HOME="+dir)
+}
+
+// through has OpenSSH connect, as somebody who has set GIT_SSH_COMMAND.
+func (p *place) through(t testing.TB) {
+	t.Helper()
+	ssh, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip(err)
+	}
+	p.User = p.With("GIT_SSH_COMMAND=" + ssh + " -F /dev/null -o LogLevel=ERROR -o IdentityAgent=none")
 }
 
 // git runs Git and says which node has served.

@@ -91,11 +91,16 @@ func TestDeadConnection(t *testing.T) {
 	work := newWork(t, c.Admin)
 	grow(t, c, work, 99)
 	c.Admin.Via("node1").With("GIT_SSH_COMMAND=").Git(t, work, "push", "-q", "cluster::choice/dead", "main")
-	for what, cut := range map[string]bool{"cut": true, "silent": false} {
+	for what, tc := range map[string]struct{ cut, program bool }{
+		"cut": {true, false}, "silent": {false, false}, "cut under ssh": {true, true}, "silent under ssh": {false, true},
+	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t, c, 0)
-			after(1<<20, cut)(t, p, c.Nodes[0])
+			if tc.program {
+				p.through(t)
+			}
+			after(1<<20, tc.cut)(t, p, c.Nodes[0])
 			r, _, trace := p.git("", "clone", "-q", "cluster::choice/dead", filepath.Join(p.dir, "clone"))
 			if r.Err() == nil || r.Took > 30*time.Second || !strings.Contains(r.Stderr, "git-remote-cluster: node1 (") ||
 				strings.Count(r.Stderr, "safe to run the command again") != 1 {
