@@ -382,6 +382,40 @@ func TestProgramsFindDeadServers(t *testing.T) {
 	}
 }
 
+// A program that turns out to be OpenSSH gets all that one gets which is known to be.
+func TestWrappedOpenSSH(t *testing.T) {
+	real, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip(err)
+	}
+	w := newWorld(t)
+	bare := w.repo("demo/hello")
+	record := filepath.Join(w.dir, "record")
+	w.setenv("RECORD", record)
+	w.setenv("ROOT", w.dir)
+	w.configure("node1", "host.example", (&sshtest.Server{Host: w.opts.Accept}).HostKey())
+	w.setenv("GIT_SSH_COMMAND", w.script("wrapped", `case "$1" in -G) exec `+real+` -F none "$@";; esac`+"\n"+
+		`printf '%s\n' "stale=$GIT_CLUSTER_STALE_OK format=$GIT_CLUSTER_OBJECT_FORMAT" >>"$RECORD"`+recording))
+	for what, c := range map[string]struct {
+		args []string
+		says []string
+	}{
+		"a stale read": {[]string{"-c", "cluster.staleOk=true", "ls-remote", "cluster://host.example" + bare}, []string{"stale=1 ", "\nSendEnv=GIT_CLUSTER_STALE_OK\n", "\nHostKeyAlias=pinned-", "\nStrictHostKeyChecking=yes\n"}},
+		"a new format": {[]string{"-C", "new", "push", "-q", "cluster://host.example" + bare, "main"}, []string{"format=sha256", "\nSendEnv=GIT_CLUSTER_OBJECT_FORMAT\n"}},
+	} {
+		w.git("", "init", "-q", "--object-format=sha256", "-b", "main", "new")
+		w.commit("new", what)
+		os.Remove(record)
+		r := w.tryGit("", c.args...)
+		text, _ := os.ReadFile(record)
+		for _, part := range c.says {
+			if !strings.Contains(string(text), part) {
+				t.Errorf("%s: status %d, stderr %q, ssh was run with %q, without %q", what, r.status, r.stderr, text, part)
+			}
+		}
+	}
+}
+
 // A server that takes no key of ours and would ask for a password is left to ssh,
 // which asks, unless there is nobody to answer.
 func TestPasswordServer(t *testing.T) {

@@ -34,6 +34,8 @@ type programTransport struct {
 	// itself, and so takes all of that's options and not only those that Git uses.
 	openSSH bool
 	settled bool
+	route   *route
+	connect time.Duration // bounds OpenSSH's connection
 
 	mu      sync.Mutex
 	closed  bool
@@ -50,7 +52,7 @@ const (
 // newProgramTransport starts nothing yet. connect bounds the connection of
 // OpenSSH; 0 leaves that to it.
 func newProgramTransport(p program, candidate replica.Candidate, r *route, family string, connect time.Duration) (*programTransport, error) {
-	t := &programTransport{program: p, variant: p.variant}
+	t := &programTransport{program: p, variant: p.variant, route: r, connect: connect}
 	if t.variant == "" {
 		t.variant = p.named()
 	}
@@ -63,12 +65,17 @@ func newProgramTransport(p program, candidate replica.Candidate, r *route, famil
 	if !t.openSSH {
 		return t, nil
 	}
-	if len(r.options.Signers) > 0 {
-		return nil, errors.New("the device's key is in an agent, from which ssh cannot be told to take it alone")
+	return t, t.isOpenSSH()
+}
+
+// isOpenSSH has the program get OpenSSH's options.
+func (t *programTransport) isOpenSSH() (err error) {
+	t.openSSH = true
+	if len(t.route.options.Signers) > 0 {
+		return errors.New("the device's key is in an agent, from which ssh cannot be told to take it alone")
 	}
-	var err error
-	t.aim.extra, err = openSSHOptions(r, connect)
-	return t, err
+	t.aim.extra, err = openSSHOptions(t.route, t.connect)
+	return err
 }
 
 func hostOf(candidate replica.Candidate) string {
@@ -149,6 +156,11 @@ func (t *programTransport) settle(ctx context.Context, protocol string) error {
 		}
 		if t.variant = variantSimple; ok {
 			t.variant = variantSSH
+		}
+		if ok && strings.Contains(said, "\nserveraliveinterval ") { // and not just a program with such an option
+			if err := t.isOpenSSH(); err != nil {
+				return err
+			}
 		}
 		t.keepAlive(said)
 	} else if t.openSSH {
