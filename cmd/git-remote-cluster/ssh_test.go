@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -174,6 +176,64 @@ func TestEverythingThroughAProgram(t *testing.T) {
 	r = w.tryGit("", "ls-remote", "cluster://one.example/demo/hello")
 	if r.status == 0 || strings.Contains(strings.ReplaceAll(r.stderr, "/nonexistent/ssh --password=hunter2: 1:", ""), "hunter2") {
 		t.Errorf("status %d, stderr %q", r.status, r.stderr)
+	}
+}
+
+// A program that says nothing does not keep Git from the next replica, and no second one
+// asks a person anything while the first may.
+func TestSilentProgram(t *testing.T) {
+	for name, c := range map[string]struct {
+		program string
+		env     []string
+		batch   string // what keeps the second from asking; "": nothing
+		served  bool   // by the second, while the first is silent
+	}{
+		"ssh":                      {"ssh", nil, "-o\nBatchMode=yes\n", true},
+		"ssh, and a person":        {"ssh", []string{"SSH_ASKPASS=/bin/false", "SSH_ASKPASS_REQUIRE=force"}, "-o\nBatchMode=yes\n", true},
+		"plink":                    {"plink", nil, "-batch\n", true},
+		"another":                  {"odd", []string{"GIT_SSH_VARIANT=simple"}, "", true},
+		"another, and a person":    {"odd", []string{"GIT_SSH_VARIANT=simple", "SSH_ASKPASS=/bin/false", "SSH_ASKPASS_REQUIRE=force"}, "", false},
+		"the second says no first": {"ssh", []string{"REFUSE=BatchMode"}, "-o\nBatchMode=yes\n", false},
+	} {
+		for _, service := range []string{"git-upload-pack", "git-receive-pack"} {
+			t.Run(name+" "+service, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				bare := w.repo("demo/hello")
+				record := filepath.Join(w.dir, "record")
+				w.setenv("RECORD", record)
+				w.setenv("ROOT", w.dir)
+				w.setenv("GIT_SSH", w.script("programs/"+c.program, `
+case " $* " in
+*" -G "*) exit 1;;
+*one.example*)
+	test "$PROMPT" || exec sleep 1000
+	sleep 7;; # and then the answer comes
+*"${REFUSE:-nothing}"*) echo "permission denied" >&2; exit 255;;
+esac
+`+recording))
+				for _, v := range c.env {
+					name, value, _ := strings.Cut(v, "=")
+					w.setenv(name, value)
+				}
+				if !c.served {
+					w.setenv("PROMPT", "1")
+				}
+				args := []string{"ls-remote", "cluster://one.example,two.example" + bare, "main"}
+				if service == "git-receive-pack" {
+					args = []string{"-C", "seed", "push", "cluster://one.example,two.example" + bare, "HEAD:refs/heads/topic"}
+				}
+				start := time.Now()
+				r := w.tryGit("", args...)
+				took := time.Since(start)
+				text, _ := os.ReadFile(record)
+				says := regexp.MustCompile(`^git-remote-cluster: one.example .*: no answer for [34][.\d]*s; using two.example\n`)
+				if r.status != 0 || says.MatchString(r.stderr) != c.served || c.served && took > 6*time.Second || strings.Contains(r.stderr, "permission denied") ||
+					strings.Contains(string(text), "two.example\n") != c.served || c.served && !strings.Contains(string(text), c.batch) {
+					t.Errorf("after %v: status %d, stderr %q; the programs were run with %q", took, r.status, r.stderr, text)
+				}
+			})
+		}
 	}
 }
 

@@ -117,7 +117,7 @@ func (c *connector) program(ctx context.Context, a *account, why []string, candi
 	if chosen {
 		limit = 0 // it gets what Git would give it
 	}
-	t, err := newProgramTransport(p, candidate, r, o.Family, limit)
+	t, err := newProgramTransport(p, candidate, r, o.Family, limit, a.person)
 	if err != nil {
 		return nil, err
 	}

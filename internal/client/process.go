@@ -20,6 +20,7 @@ import (
 	"gitcluster/internal/durable"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
+	"gitcluster/internal/prompt"
 	"gitcluster/internal/replica"
 )
 
@@ -36,6 +37,7 @@ type programTransport struct {
 	settled bool
 	route   *route
 	connect time.Duration // bounds OpenSSH's connection
+	person  *prompt.Person
 
 	mu      sync.Mutex
 	closed  bool
@@ -51,8 +53,8 @@ const (
 
 // newProgramTransport starts nothing yet. connect bounds the connection of
 // OpenSSH; 0 leaves that to it.
-func newProgramTransport(p program, candidate replica.Candidate, r *route, family string, connect time.Duration) (*programTransport, error) {
-	t := &programTransport{program: p, variant: p.variant, route: r, connect: connect}
+func newProgramTransport(p program, candidate replica.Candidate, r *route, family string, connect time.Duration, person *prompt.Person) (*programTransport, error) {
+	t := &programTransport{program: p, variant: p.variant, route: r, connect: connect, person: person}
 	if t.variant == "" {
 		t.variant = p.named()
 	}
@@ -174,6 +176,29 @@ func (t *programTransport) settle(ctx context.Context, protocol string) error {
 		t.aim.user = ""
 	}
 	t.settled = true
+	return nil
+}
+
+// errMayAsk: nothing keeps the program from asking a person.
+var errMayAsk = errors.New("it may ask somebody something while another does")
+
+// askNobody has the program fail where it would have to ask a person.
+func (t *programTransport) askNobody(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.settle(ctx, ""); err != nil {
+		return err
+	}
+	switch t.variant {
+	case variantSSH:
+		t.aim.extra = append(t.aim.extra, "-o", "BatchMode=yes")
+	case variantPlink, variantPutty:
+		t.aim.batch = true
+	case variantSimple:
+		if t.person.Reachable() {
+			return errMayAsk
+		}
+	}
 	return nil
 }
 
