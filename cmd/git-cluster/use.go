@@ -93,19 +93,7 @@ func use(cmd *cobra.Command, address string, q useRequest) error {
 	if q.name == "" {
 		q.name = nodes.Name
 	}
-	added, err := config.Add(path, q.name, c, q.asDefault)
-	var manual *config.AddError
-	switch {
-	case errors.As(err, &manual):
-		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", manual.Text)
-		return cluster.WithHint(err, "add the lines above to it by hand")
-	case errors.Is(err, config.ErrOtherCluster):
-		return cluster.WithHint(err, "if it is another one, give it a name of its own: --name NAME")
-	case err != nil:
-		return err
-	}
-	tellUse(cmd.OutOrStdout(), path, q.name, len(nodes.Nodes), added)
-	if err := client.Remember(cmd.Context(), q.name, nodes.NodeList, os.Getenv); err != nil {
+	if _, err := addCluster(cmd, path, q.name, c, nodes, q.asDefault); err != nil {
 		return err
 	}
 	return gitSettings(cmd, path, q)
@@ -185,6 +173,34 @@ func answerLine(ctx context.Context, in io.Reader) (string, error) {
 	case <-ctx.Done():
 		return "", context.Cause(ctx)
 	}
+}
+
+// addCluster adds a cluster to the client configuration, says so, and returns the form
+// of its addresses.
+func addCluster(cmd *cobra.Command, path, name string, c *config.Cluster, nodes client.Nodes, asDefault bool) (form string, err error) {
+	added, err := config.Add(path, name, c, asDefault)
+	var manual *config.AddError
+	switch {
+	case errors.As(err, &manual):
+		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", manual.Text)
+		return "", cluster.WithHint(err, "add the lines above to it by hand")
+	case errors.Is(err, config.ErrOtherCluster):
+		return "", cluster.WithHint(err, "if it is another one, give it a name of its own: --name NAME")
+	case err != nil:
+		return "", err
+	}
+	tellUse(cmd.OutOrStdout(), path, name, len(nodes.Nodes), added)
+	if err := client.Remember(cmd.Context(), name, nodes.NodeList, os.Getenv); err != nil {
+		return "", err
+	}
+	conf, err := config.LoadClient(path)
+	if err != nil {
+		return "", err
+	}
+	if usual, _, _ := conf.Find(""); usual == name {
+		return "cluster::REPOSITORY", nil
+	}
+	return "cluster::" + name + ":REPOSITORY", nil
 }
 
 func tellUse(out io.Writer, path, name string, nodes int, added config.Addition) {
