@@ -40,6 +40,9 @@ type Candidate struct {
 	Region  string // where it is, if that is known
 	HTTP    string // "host:port" of its HTTPS front, if that is known
 	Cluster string // the id of the cluster that a learned node is of
+	// Vouchers are the addresses of those that the user has named, by whose word a
+	// learned node is one of their cluster.
+	Vouchers []string
 	// Origin names whom the user trusts for this candidate: what it says of its
 	// cluster's nodes may be kept under that name.
 	Origin string

@@ -114,8 +114,8 @@ func TestLearnedNodes(t *testing.T) {
 	want := []Candidate{
 		{Name: "node1", Addr: "h1:2201", User: "bob", Identity: "/key", HostKey: keyA, KnownHosts: "/known", Region: "eu", Origin: origin},
 		{Name: "node2", Addr: "h2:22", User: "bob", Identity: "/key", KnownHosts: "/known", HTTP: "h2:443", Origin: origin},
-		{Name: "node3", Addr: "h3:2222", User: "bob", Identity: "/key", HostKey: keyC, Cluster: "c1", Origin: origin},
-		{Name: "node9", Addr: "h9:22", User: "bob", Identity: "/key", HostKey: keyB, Cluster: "c1", Origin: origin},
+		{Name: "node3", Addr: "h3:2222", User: "bob", Identity: "/key", HostKey: keyC, Cluster: "c1", Vouchers: []string{"h1:2201", "h2:22"}, Origin: origin},
+		{Name: "node9", Addr: "h9:22", User: "bob", Identity: "/key", HostKey: keyB, Cluster: "c1", Vouchers: []string{"h1:2201", "h2:22"}, Origin: origin},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)
