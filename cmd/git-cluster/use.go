@@ -34,7 +34,7 @@ func useCommand() *cobra.Command {
 		Use:   "use ADDRESS",
 		Short: "Set this account up for the cluster that the node at ADDRESS (host or host:port) belongs to",
 		Long: "use shows the fingerprint of the node's host key, logs in, asks the node for all nodes of its cluster, and adds the cluster to the client configuration. " +
-			"What is there already stays as it is. To do it again changes nothing.",
+			"What is there already stays as it is. To do it again adds what is missing, such as new nodes or a --region.",
 		Example: "  git cluster use repo001.example.com\n  git clone cluster::team/project",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -92,6 +92,9 @@ func use(cmd *cobra.Command, address string, q useRequest) error {
 	}
 	if q.name == "" {
 		q.name = nodes.Name
+	}
+	if q.identity == "" && conf.Clusters[q.name] != nil {
+		c.Identity = "" // found, and not asked for
 	}
 	if _, err := addCluster(cmd, path, q.name, c, nodes, q.asDefault); err != nil {
 		return err
@@ -209,8 +212,14 @@ func tellUse(out io.Writer, path, name string, nodes int, added config.Addition)
 		fmt.Fprintf(out, "Added the cluster %q with %d nodes to %s.\n", name, nodes, path)
 	case len(added.Nodes) > 0:
 		fmt.Fprintf(out, "Added to the cluster %q in %s: %s.\n", name, path, strings.Join(added.Nodes, ", "))
-	case added.Default == "":
+	case added.Default == "" && len(added.Set) == 0:
 		fmt.Fprintf(out, "%s has all %d nodes of the cluster %q already.\n", path, nodes, name)
+	}
+	if len(added.Set) > 0 {
+		fmt.Fprintf(out, "Set for the cluster %q in %s: %s.\n", name, path, strings.Join(added.Set, ", "))
+	}
+	for _, line := range added.Kept {
+		fmt.Fprintf(out, "%s has %s for the cluster %q already, which stays.\n", path, line, name)
 	}
 	if added.Default != "" {
 		fmt.Fprintf(out, "cluster::REPOSITORY means the cluster %q.\n", added.Default)
