@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"gitcluster/internal/address"
 	"gitcluster/internal/config"
 	"gitcluster/internal/nodecache"
 	"gitcluster/internal/replica"
+	"gitcluster/internal/sshconfig"
 )
 
 // Connect connects to one node as the helper would, with the same keys and the
@@ -26,6 +29,28 @@ func Connect(ctx context.Context, node, user, clusterName string, getenv func(st
 		return nil, err
 	}
 	return ConnectTo(ctx, candidate, getenv, own)
+}
+
+// LoginName is who would be logged in as on a candidate, unless as a device: what its
+// address or client.toml says, or else ssh_config.
+func LoginName(candidate replica.Candidate, getenv func(string) string) (string, error) {
+	host, port, err := net.SplitHostPort(candidate.Addr)
+	if err != nil {
+		return "", err
+	}
+	target := sshconfig.Target{Host: host, User: candidate.User, DefaultUser: config.DefaultUser}
+	if !candidate.DefaultPort {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return "", fmt.Errorf("%q: bad port", candidate.Addr)
+		}
+		target.Port = int(n)
+	}
+	found, err := sshconfig.New(getenv).Lookup(target)
+	if err != nil {
+		return "", err
+	}
+	return found.User, nil
 }
 
 // findNode takes node for a name of the configuration, or of a node learned from
