@@ -54,6 +54,9 @@ type Candidate struct {
 	Pinned     bool
 }
 
+// HostOrigin begins the origin of a candidate that an address names.
+const HostOrigin = "host "
+
 // Learned reports whether only another node has named it, and the user has not.
 func (c Candidate) Learned() bool { return c.Cluster != "" }
 
@@ -149,7 +152,7 @@ func (q Query) fromHosts() (all []Candidate) {
 		if k, n, ok := configured(q.Config, addr); ok {
 			c = candidate(k, n, q.Address.User)
 		}
-		c.Name, c.Origin, c.Priority = h.String(), "host "+addr, h.Priority
+		c.Name, c.Origin, c.Priority = h.String(), HostOrigin+addr, h.Priority
 		all = append(all, c)
 	}
 	for _, named := range all {
