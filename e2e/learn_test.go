@@ -60,6 +60,9 @@ func TestOneAddressIsEnough(t *testing.T) {
 	c.Nodes[0].Kill()
 	serves("the configured node is dead", "node2", "node3", "node4")
 	serves("and stays so", "node2", "node3", "node4")
+	if r := p.Run("", "git-cluster", "status"); r.Err() != nil || !strings.Contains(r.Stdout, "node4") {
+		t.Errorf("administration while the configured node is dead: %v, %q", r.Err(), r.Stdout)
+	}
 
 	// A learned key is as good as a configured one: another's is refused.
 	r := p.With("GIT_CLUSTER_REPLICA=node2").Run("", "git", "ls-remote", "cluster::choice/learn")

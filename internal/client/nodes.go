@@ -127,11 +127,17 @@ func GitConfig(ctx context.Context, args ...string) ([]byte, error) {
 	}, nil)
 }
 
+// ReplicasOf returns the replicas of a cluster of the configuration, learned ones too,
+// the best first.
+func ReplicasOf(ctx context.Context, name string, getenv func(string) string) ([]replica.Candidate, error) {
+	return Replicas(ctx, "cluster::"+name+":any", without(getenv, replica.EnvReplica))
+}
+
 // Remember keeps what a node has said of its cluster for the helper: where else
 // the cluster is, under the name it has in the configuration.
 func Remember(ctx context.Context, name string, list cluster.NodeList, getenv func(string) string) error {
 	cache := nodecache.Open()
-	all, err := Replicas(ctx, "cluster::"+name+":any", without(getenv, replica.EnvReplica))
+	all, err := ReplicasOf(ctx, name, getenv)
 	if err != nil {
 		return err
 	}
