@@ -108,6 +108,16 @@ func ConnectTo(ctx context.Context, candidate replica.Candidate, getenv func(str
 	return conn, nil
 }
 
+// OtherProgram names the SSH program that Git was told to use; "" if it was told of
+// none.
+func OtherProgram(ctx context.Context, getenv func(string) string) string {
+	p, chosen := findProgram(getenv, readSettings(ctx, GitConfig))
+	if !chosen {
+		return ""
+	}
+	return p.String()
+}
+
 // without is an environment that lacks some variables.
 func without(getenv func(string) string, names ...string) func(string) string {
 	return func(name string) string {
