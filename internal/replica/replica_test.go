@@ -140,6 +140,39 @@ func TestLearnedNodes(t *testing.T) {
 	}
 }
 
+// What the configuration says of a cluster holds for an address that names a host of it.
+func TestHostsOfAConfiguredCluster(t *testing.T) {
+	var asked []string
+	never := false
+	k := &config.Cluster{Region: "eu", SyncWait: 7 * time.Second, Learn: &never, Nodes: []config.Node{
+		{Name: "node1", SSH: "h1:2201", Region: "us"}, {Name: "node2", SSH: "h2:2201", Region: "eu"},
+	}}
+	q := Query{Config: &config.Client{Clusters: map[string]*config.Cluster{"demo": k}},
+		Nodes: everywhere(&asked, cluster.NodeAddress{Name: "node3", SSH: "h3:2222", HostKey: keyC})}
+	for address, want := range map[string]string{
+		"cluster://h1:2201,h2:2201/r": "h2:2201 h1:2201", // the one in the region first, and no other
+		"cluster://h1:2201,h9:7/r":    "h1:2201 h9:7 node3",
+		"cluster::r":                  "node2 node1",
+	} {
+		q.Address = parse(t, address)
+		got, err := Find(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, c := range got {
+			names = append(names, c.Name)
+		}
+		if strings.Join(names, " ") != want || q.Cluster() != k {
+			t.Errorf("%s: %q, want %q; of the cluster %+v", address, names, want, q.Cluster())
+		}
+	}
+	q.Address = parse(t, "cluster://h9:7/r")
+	if q.Cluster() != nil {
+		t.Errorf("a host of no cluster: %+v", q.Cluster())
+	}
+}
+
 func TestServicesOfTheDNS(t *testing.T) {
 	q := Query{Address: parse(t, "cluster://example.com/r"), Services: []Service{
 		{address.Host{Name: "n2.example.com", Port: 2222}, 10}, {address.Host{Name: "n1.example.com", Port: 22}, 10}, {address.Host{Name: "n3.example.com", Port: 22}, 20},
