@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 // A command that was renamed would not be completed any more, and nobody would
@@ -13,6 +15,32 @@ func TestArgumentsAreOfCommands(t *testing.T) {
 		cmd, rest, err := root.Find(strings.Fields(path))
 		if err != nil || len(rest) > 0 || cmd.HasSubCommands() || cmd.ValidArgsFunction == nil {
 			t.Errorf("%q is not a command that takes arguments: %v, %v", path, cmd.CommandPath(), err)
+		}
+	}
+}
+
+// So would a flag that was renamed.
+func TestFlagValuesAreOfFlags(t *testing.T) {
+	seen := map[string]bool{}
+	var visit func(cmd *cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			visit(sub)
+		}
+		for name := range flagValues {
+			if cmd.Flags().Lookup(name) == nil {
+				continue
+			}
+			seen[name] = true
+			if _, ok := cmd.GetFlagCompletionFunc(name); !ok {
+				t.Errorf("%s --%s has no values", cmd.CommandPath(), name)
+			}
+		}
+	}
+	visit(rootCommand())
+	for name := range flagValues {
+		if !seen[name] {
+			t.Errorf("no command has --%s", name)
 		}
 	}
 }
