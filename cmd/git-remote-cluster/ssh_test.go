@@ -193,6 +193,7 @@ func TestSilentProgram(t *testing.T) {
 		"plink":                    {"plink", nil, "-batch\n", true},
 		"another":                  {"odd", []string{"GIT_SSH_VARIANT=simple"}, "", true},
 		"another, and a person":    {"odd", []string{"GIT_SSH_VARIANT=simple", "SSH_ASKPASS=/bin/false", "SSH_ASKPASS_REQUIRE=force"}, "", false},
+		"one that passes for ssh":  {"odd", []string{"PROBE=0"}, "", true},
 		"the second says no first": {"ssh", []string{"REFUSE=BatchMode"}, "-o\nBatchMode=yes\n", false},
 	} {
 		for _, service := range []string{"git-upload-pack", "git-receive-pack"} {
@@ -205,7 +206,7 @@ func TestSilentProgram(t *testing.T) {
 				w.setenv("ROOT", w.dir)
 				w.setenv("GIT_SSH", w.script("programs/"+c.program, `
 case " $* " in
-*" -G "*) exit 1;;
+*" -G "*) exit ${PROBE:-1};;
 *one.example*)
 	test "$PROMPT" || exec sleep 1000
 	sleep 7;; # and then the answer comes
@@ -229,7 +230,8 @@ esac
 				text, _ := os.ReadFile(record)
 				says := regexp.MustCompile(`^git-remote-cluster: one.example .*: no answer for [34][.\d]*s; using two.example\n`)
 				if r.status != 0 || says.MatchString(r.stderr) != c.served || c.served && took > 6*time.Second || strings.Contains(r.stderr, "permission denied") ||
-					strings.Contains(string(text), "two.example\n") != c.served || c.served && !strings.Contains(string(text), c.batch) {
+					strings.Contains(string(text), "two.example\n") != c.served || c.served && !strings.Contains(string(text), c.batch) ||
+					c.batch == "" && strings.Contains(string(text), "BatchMode") {
 					t.Errorf("after %v: status %d, stderr %q; the programs were run with %q", took, r.status, r.stderr, text)
 				}
 			})

@@ -189,15 +189,14 @@ func (t *programTransport) askNobody(ctx context.Context) error {
 	if err := t.settle(ctx, ""); err != nil {
 		return err
 	}
-	switch t.variant {
-	case variantSSH:
+	switch {
+	case t.openSSH:
 		t.aim.extra = append(t.aim.extra, "-o", "BatchMode=yes")
-	case variantPlink, variantPutty:
+	case t.variant == variantPlink, t.variant == variantPutty:
 		t.aim.batch = true
-	case variantSimple:
-		if t.person.Reachable() {
-			return errMayAsk
-		}
+	case t.variant == variantTortoisePlink: // has the option anyway
+	case t.person.Reachable():
+		return errMayAsk
 	}
 	return nil
 }
