@@ -208,6 +208,7 @@ func TestSilentProgram(t *testing.T) {
 case " $* " in
 *" -G "*) exit ${PROBE:-1};;
 *one.example*)
+	: >"$RECORD.one"
 	test "$PROMPT" || exec sleep 1000
 	sleep 7;; # and then the answer comes
 *"${REFUSE:-nothing}"*) echo "permission denied" >&2; exit 255;;
@@ -224,9 +225,17 @@ esac
 				if service == "git-receive-pack" {
 					args = []string{"-C", "seed", "push", "cluster://one.example,two.example" + bare, "HEAD:refs/heads/topic"}
 				}
-				start := time.Now()
-				r := w.tryGit("", args...)
-				took := time.Since(start)
+				var r result
+				var took time.Duration
+				for range 10 {
+					os.Remove(record)
+					start := time.Now()
+					r = w.tryGit("", args...)
+					took = time.Since(start)
+					if _, err := os.Stat(record + ".one"); err == nil {
+						break // else the machine is so busy that the second got its turn first
+					}
+				}
 				text, _ := os.ReadFile(record)
 				says := regexp.MustCompile(`^git-remote-cluster: one.example .*: no answer for [34][.\d]*s; using two.example\n`)
 				if r.status != 0 || says.MatchString(r.stderr) != c.served || c.served && took > 6*time.Second || strings.Contains(r.stderr, "permission denied") ||
