@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -106,6 +107,16 @@ func (p *place) newCache(from string) {
 	}
 	p.home = dir
 	p.User = p.clusters.Admin.With("GIT_SSH_COMMAND=", config.EnvClient+"="+filepath.Join(p.dir, "client.toml"), "XDG_CACHE_HOME="+dir)
+}
+
+// through has OpenSSH connect, as somebody who has set GIT_SSH_COMMAND.
+func (p *place) through(t testing.TB) {
+	t.Helper()
+	ssh, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip(err)
+	}
+	p.User = p.With("GIT_SSH_COMMAND=" + ssh + " -F /dev/null -o LogLevel=ERROR -o IdentityAgent=none")
 }
 
 // git runs Git and says which node has served.
@@ -248,9 +259,6 @@ func testChoice(t *testing.T, c *clustertest.Cluster, p *place) {
 	}
 	// Wherever in the conversation the near node falls silent or dies.
 	for _, cut := range []bool{true, false} {
-		if cut && p.wires != nil {
-			continue // the end of a connection looks alike by any way
-		}
 		for _, bytes := range []int64{0, 1000, 1400, 1800, 2200, 2600, 3000} {
 			t.Run(fmt.Sprintf("%d bytes, cut %v", bytes, cut), func(t *testing.T) {
 				p := *p
@@ -267,6 +275,49 @@ func testChoice(t *testing.T, c *clustertest.Cluster, p *place) {
 				}
 			})
 		}
+	}
+}
+
+// TestChoiceThroughAProgram has ssh connect, which says nothing of what it waits for.
+func TestChoiceThroughAProgram(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, 3)
+	work := newWork(t, c.Admin)
+	c.Admin.Commit(t, work, "f", "one")
+	c.Admin.Git(t, work, "push", "-q", "cluster::choice/program", "main")
+	p := newPlace(t, c, 0, 0, 0)
+	p.through(t)
+	near := c.Nodes[0]
+	for _, b := range breakages {
+		switch b.does {
+		case "killed", "killed in the key exchange": // as after the first word
+			continue
+		}
+		t.Run(b.does, func(t *testing.T) {
+			p := *p
+			p.t = t
+			p.newCache("")
+			p.through(t)
+			defer b.do(t, &p, near)()
+			r, served, trace := p.git("", "ls-remote", "cluster::choice/program")
+			if r.Err() != nil || r.Took > 6*time.Second || !strings.Contains(r.Stdout, "refs/heads/main") {
+				t.Fatalf("after %v: %v\n%s", r.Took, r.Err(), trace)
+			}
+			t.Logf("%v, served by %s: %s", r.Took.Round(time.Millisecond), served, r.Stderr)
+			if b.says == "" {
+				if served != near.Name || r.Stderr != "" {
+					t.Errorf("%s served, and said %q; want %s, silently\n%s", served, r.Stderr, near.Name, trace)
+				}
+				return
+			}
+			if !regexp.MustCompile(`(?m)^git-remote-cluster: node1 .*; (trying|using) node2$`).MatchString(r.Stderr) || served == near.Name {
+				t.Errorf("%s served, and said %q\n%s", served, r.Stderr, trace)
+			}
+			// The next command knows, and costs nothing.
+			if r, served, trace := p.git("", "ls-remote", "cluster::choice/program"); r.Err() != nil || served != "node2" || r.Stderr != "" || r.Took > 3*time.Second {
+				t.Errorf("the next command: %v after %v, %s served, said %q\n%s", r.Err(), r.Took, served, r.Stderr, trace)
+			}
+		})
 	}
 }
 

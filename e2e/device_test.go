@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gitcluster/internal/clustertest"
+	"gitcluster/internal/config"
 )
 
 // TestDevice enrols a fourth machine and lets it fetch as itself, with no user
@@ -20,7 +21,7 @@ func TestDevice(t *testing.T) {
 	u.Git(t, work, "push", "-q", "cluster::device/a", "main")
 
 	dir := filepath.Join(t.TempDir(), "device")
-	machine := c.NewUser(t, "machine").With("GIT_CLUSTER_DEVICE_DIR="+dir, "SSH_AUTH_SOCK=")
+	machine := c.NewUser(t, "machine").With("GIT_CLUSTER_DEVICE_DIR="+dir, "SSH_AUTH_SOCK=", config.EnvClient+"=") // a new machine has no client.toml
 	device := machine.With("PHABRICATOR_AS_DEVICE=1")
 	device.Run("", "git", "ls-remote", "cluster::device/a").Refused(t)
 
@@ -29,8 +30,12 @@ func TestDevice(t *testing.T) {
 		t.Errorf("a node's token for a device: %q", got)
 	}
 	token := u.Must(t, "", "git-cluster", "token", "create", "--device")
-	if err := machine.Feed("", token+"\n", "git-cluster", "device", "enroll", c.Nodes[0].SSH, "--token", "-", "--name", "ci7").Err(); err != nil {
+	enrolled := machine.Feed("", token+"\n", "git-cluster", "device", "enroll", c.Nodes[0].SSH, "--token", "-", "--name", "ci7")
+	if err := enrolled.Err(); err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(enrolled.Stdout, "Try it: PHABRICATOR_AS_DEVICE=1 git ls-remote cluster::REPOSITORY\n") {
+		t.Errorf("device enroll says %q", enrolled.Stdout)
 	}
 
 	for _, n := range c.Nodes {

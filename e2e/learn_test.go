@@ -60,6 +60,9 @@ func TestOneAddressIsEnough(t *testing.T) {
 	c.Nodes[0].Kill()
 	serves("the configured node is dead", "node2", "node3", "node4")
 	serves("and stays so", "node2", "node3", "node4")
+	if r := p.Run("", "git-cluster", "status"); r.Err() != nil || !strings.Contains(r.Stdout, "node4") {
+		t.Errorf("administration while the configured node is dead: %v, %q", r.Err(), r.Stdout)
+	}
 
 	// A learned key is as good as a configured one: another's is refused.
 	r := p.With("GIT_CLUSTER_REPLICA=node2").Run("", "git", "ls-remote", "cluster::choice/learn")
@@ -91,11 +94,16 @@ func TestDeadConnection(t *testing.T) {
 	work := newWork(t, c.Admin)
 	grow(t, c, work, 99)
 	c.Admin.Via("node1").With("GIT_SSH_COMMAND=").Git(t, work, "push", "-q", "cluster::choice/dead", "main")
-	for what, cut := range map[string]bool{"cut": true, "silent": false} {
+	for what, tc := range map[string]struct{ cut, program bool }{
+		"cut": {true, false}, "silent": {false, false}, "cut under ssh": {true, true}, "silent under ssh": {false, true},
+	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t, c, 0)
-			after(1<<20, cut)(t, p, c.Nodes[0])
+			if tc.program {
+				p.through(t)
+			}
+			after(1<<20, tc.cut)(t, p, c.Nodes[0])
 			r, _, trace := p.git("", "clone", "-q", "cluster::choice/dead", filepath.Join(p.dir, "clone"))
 			if r.Err() == nil || r.Took > 30*time.Second || !strings.Contains(r.Stderr, "git-remote-cluster: node1 (") ||
 				strings.Count(r.Stderr, "safe to run the command again") != 1 {

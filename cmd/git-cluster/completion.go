@@ -69,7 +69,7 @@ var arguments = map[string][]nameList{
 	"user token revoke": {userNames},
 	"key add":           {userNames, files},
 	"key remove":        {userNames, files},
-	"grant":             {userNames, roleNames, repositoryNames},
+	"grant":             {userNames, words("read", "write", "admin"), repositoryNames},
 	"revoke":            {userNames, repositoryNames},
 	"device show":       {deviceNames},
 	"device set":        {deviceNames},
@@ -78,9 +78,20 @@ var arguments = map[string][]nameList{
 	"device trust":      {deviceNames},
 	"device untrust":    {deviceNames},
 	"device remove":     {deviceNames},
+	"drain":             {clusterNodes},
+	"lock":              {repositoryNames},
+	"unlock":            {repositoryNames},
 	"ssh":               {nodeNames},
 	"resolve":           {repositoryAddresses},
 	"doctor":            {repositoryAddresses},
+}
+
+// flagValues are those of flags that take only some.
+var flagValues = map[string]nameList{
+	"node":          clusterNodes,
+	"when-degraded": words("refuse", "warn"),
+	"object-format": words("sha1", "sha256"),
+	"log-format":    words("text", "json"),
 }
 
 // completeArguments teaches all commands below root what their arguments are.
@@ -98,6 +109,11 @@ func completeArguments(root *cobra.Command) {
 			_, path, _ := strings.Cut(cmd.CommandPath(), " ")
 			cmd.ValidArgsFunction = complete(arguments[path])
 		}
+		for name, values := range flagValues {
+			if cmd.Flags().Lookup(name) != nil {
+				cmd.RegisterFlagCompletionFunc(name, completeFrom(values))
+			}
+		}
 	}
 	visit(root)
 }
@@ -107,6 +123,12 @@ func complete(places []nameList) cobra.CompletionFunc {
 		if len(args) >= len(places) || places[len(args)] == nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		return completeFrom(places[len(args)])(cmd, args, prefix)
+	}
+}
+
+func completeFrom(list nameList) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(prompt.WithoutAsking(cmd.Context()), completionPatience)
 		defer cancel()
 		cmd.SetContext(ctx)
@@ -121,7 +143,7 @@ func complete(places []nameList) cobra.CompletionFunc {
 		}
 		done := make(chan answer, 1)
 		go func() {
-			names, err := places[len(args)](cmd, prefix)
+			names, err := list(cmd, prefix)
 			done <- answer{names, err}
 		}()
 		select {
@@ -147,8 +169,8 @@ var errFiles = errors.New("file names")
 
 func files(*cobra.Command, string) ([]string, error) { return nil, errFiles }
 
-func roleNames(*cobra.Command, string) ([]string, error) {
-	return []string{"read", "write", "admin"}, nil
+func words(all ...string) nameList {
+	return func(*cobra.Command, string) ([]string, error) { return all, nil }
 }
 
 // repositoryNames asks for one page, from the prefix on: a person wants to see
@@ -199,11 +221,22 @@ func userNames(cmd *cobra.Command, _ string) (names []string, err error) {
 	return names, err
 }
 
-func deviceNames(cmd *cobra.Command, _ string) (names []string, err error) {
-	var devices []cluster.Device
-	err = call(cmd, "device.list", struct{}{}, &devices)
-	for _, d := range devices {
-		names = append(names, string(d.Name))
+func deviceNames(cmd *cobra.Command, _ string) ([]string, error) {
+	return devices(cmd, func(cluster.Device) bool { return true })
+}
+
+// clusterNodes are those of the cluster, by its own word.
+func clusterNodes(cmd *cobra.Command, _ string) ([]string, error) {
+	return devices(cmd, func(d cluster.Device) bool { return d.Node })
+}
+
+func devices(cmd *cobra.Command, which func(cluster.Device) bool) (names []string, err error) {
+	var all []cluster.Device
+	err = call(cmd, "device.list", struct{}{}, &all)
+	for _, d := range all {
+		if which(d) {
+			names = append(names, string(d.Name))
+		}
 	}
 	return names, err
 }

@@ -37,3 +37,29 @@ func TestCompletionAsksNobody(t *testing.T) {
 		t.Error("names are listed in a context that lets a person be asked")
 	}
 }
+
+// So would a flag that was renamed.
+func TestFlagValuesAreOfFlags(t *testing.T) {
+	seen := map[string]bool{}
+	var visit func(cmd *cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			visit(sub)
+		}
+		for name := range flagValues {
+			if cmd.Flags().Lookup(name) == nil {
+				continue
+			}
+			seen[name] = true
+			if _, ok := cmd.GetFlagCompletionFunc(name); !ok {
+				t.Errorf("%s --%s has no values", cmd.CommandPath(), name)
+			}
+		}
+	}
+	visit(rootCommand())
+	for name := range flagValues {
+		if !seen[name] {
+			t.Errorf("no command has --%s", name)
+		}
+	}
+}

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"gitcluster/internal/address"
 	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/config"
 	"gitcluster/internal/credential"
 	"gitcluster/internal/node"
+	"gitcluster/internal/setup"
 )
 
 func deviceCommand() *cobra.Command {
@@ -26,7 +30,7 @@ func deviceEnroll() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "enroll SEED",
 		Short:   "Make this machine a device of the cluster that the node at SEED (host:port) belongs to",
-		Long:    "enroll gives this machine a key and an identity of its own, so that with PHABRICATOR_AS_DEVICE=1 Git fetches as the machine, without a user. They are kept in $GIT_CLUSTER_DEVICE_DIR, or " + credential.DefaultDir + ".",
+		Long:    "enroll gives this machine a key and an identity of its own, so that with PHABRICATOR_AS_DEVICE=1 Git fetches as the machine, without a user, and adds the cluster to the client configuration as `git cluster use` does. Key and identity are kept in $GIT_CLUSTER_DEVICE_DIR, or " + credential.DefaultDir + ".",
 		Example: "  git cluster token create --device              # on a node, or as an administrator\n  git cluster device enroll repo001.example.com:2222 --token - --name ci7",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -42,14 +46,41 @@ func deviceEnroll() *cobra.Command {
 			return err
 		}
 		dir := credential.Dir(os.Getenv)
-		id, err := node.Enroll(cmd.Context(), args[0], secret, dir, device)
+		host, err := address.ParseHost(args[0])
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "Enrolled as device %q of the cluster %q; its identity is in %s.\nTry it: PHABRICATOR_AS_DEVICE=1 git ls-remote cluster::REPOSITORY\n", id.Name, id.Cluster, dir)
+		id, key, err := node.Enroll(cmd.Context(), args[0], secret, dir, device)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "Enrolled as device %q of the cluster %q; its identity is in %s.\n", id.Name, id.Cluster, dir)
+		form, err := configureDevice(cmd, setup.Server{Host: host, Key: key})
+		if err != nil {
+			return fmt.Errorf("the device is enrolled; add its cluster to the client configuration: %w", err)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "Try it: %s=1 git ls-remote %s\n", credential.EnvAsDevice, form)
 		return nil
 	}
 	return cmd
+}
+
+// configureDevice adds the cluster of a node to the client configuration, and
+// returns the form of its addresses.
+func configureDevice(cmd *cobra.Command, server setup.Server) (form string, err error) {
+	nodes, err := server.LearnAsDevice(cmd.Context(), os.Getenv)
+	if err != nil {
+		return "", err
+	}
+	c, err := server.Cluster(nodes, "")
+	if err != nil {
+		return "", err
+	}
+	form, err = addCluster(cmd, config.ClientPath(), nodes.Name, c, nodes, false)
+	if errors.Is(err, config.ErrOtherCluster) {
+		err = cluster.WithHint(err, fmt.Sprintf("if it is another one, give it a name of its own: %s=1 git cluster use %s --name NAME", credential.EnvAsDevice, server.Host))
+	}
+	return form, err
 }
 
 func deviceList() *cobra.Command {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -15,7 +14,6 @@ import (
 	"gitcluster/internal/address"
 	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
-	"gitcluster/internal/config"
 	"gitcluster/internal/replica"
 )
 
@@ -88,6 +86,9 @@ func resolve(cmd *cobra.Command, text string) (resolution, error) {
 	r := resolution{Address: a.String()}
 	now := time.Now()
 	for _, c := range all {
+		if c.User, err = client.LoginName(c, os.Getenv); err != nil {
+			return resolution{}, err
+		}
 		ssh, https := plainAddresses(c, a.Path)
 		r.Replicas = append(r.Replicas, resolvedReplica{
 			Name: c.Name, Address: c.Addr, Region: c.Region, Connect: float64(c.Answers.Microseconds()) / 1000,
@@ -113,7 +114,7 @@ func plainAddresses(c replica.Candidate, path string) (ssh, https string) {
 		at = net.JoinHostPort(host, port)
 	}
 	clean := strings.TrimPrefix(path, "/")
-	s := url.URL{Scheme: "ssh", User: url.User(cmp.Or(c.User, config.DefaultUser)), Host: at, Path: "/" + clean}
+	s := url.URL{Scheme: "ssh", User: url.User(c.User), Host: at, Path: "/" + clean}
 	if c.HTTP != "" && !strings.HasPrefix(path, "~") {
 		https = (&url.URL{Scheme: "https", Host: strings.TrimSuffix(c.HTTP, ":443"), Path: "/" + strings.TrimSuffix(clean, ".git") + ".git"}).String()
 	}

@@ -144,13 +144,17 @@ func overSSH(cmd *cobra.Command, stdin io.Reader, stdout, stderr io.Writer) erro
 		return err
 	}
 	wanted, _ := cmd.Flags().GetString("cluster")
-	_, c, err := file.Find(wanted)
+	name, _, err := file.Find(wanted)
+	if err != nil {
+		return err
+	}
+	all, err := client.ReplicasOf(cmd.Context(), name, os.Getenv)
 	if err != nil {
 		return err
 	}
 	var failures []error
-	for _, node := range c.Nodes {
-		conn, err := client.Connect(cmd.Context(), node.Name, "", wanted, os.Getenv, false)
+	for _, node := range all {
+		conn, err := client.ConnectTo(cmd.Context(), node, os.Getenv, false)
 		if err != nil {
 			failures = append(failures, err)
 			continue

@@ -34,7 +34,7 @@ func useCommand() *cobra.Command {
 		Use:   "use ADDRESS",
 		Short: "Set this account up for the cluster that the node at ADDRESS (host or host:port) belongs to",
 		Long: "use shows the fingerprint of the node's host key, logs in, asks the node for all nodes of its cluster, and adds the cluster to the client configuration. " +
-			"What is there already stays as it is. To do it again changes nothing.",
+			"What is there already stays as it is. To do it again adds what is missing, such as new nodes or a --region.",
 		Example: "  git cluster use repo001.example.com\n  git clone cluster::team/project",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -93,19 +93,10 @@ func use(cmd *cobra.Command, address string, q useRequest) error {
 	if q.name == "" {
 		q.name = nodes.Name
 	}
-	added, err := config.Add(path, q.name, c, q.asDefault)
-	var manual *config.AddError
-	switch {
-	case errors.As(err, &manual):
-		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", manual.Text)
-		return cluster.WithHint(err, "add the lines above to it by hand")
-	case errors.Is(err, config.ErrOtherCluster):
-		return cluster.WithHint(err, "if it is another one, give it a name of its own: --name NAME")
-	case err != nil:
-		return err
+	if q.identity == "" && conf.Clusters[q.name] != nil {
+		c.Identity = "" // found, and not asked for
 	}
-	tellUse(cmd.OutOrStdout(), path, q.name, len(nodes.Nodes), added)
-	if err := client.Remember(cmd.Context(), q.name, nodes.NodeList, os.Getenv); err != nil {
+	if _, err := addCluster(cmd, path, q.name, c, nodes, q.asDefault); err != nil {
 		return err
 	}
 	return gitSettings(cmd, path, q)
@@ -187,14 +178,48 @@ func answerLine(ctx context.Context, in io.Reader) (string, error) {
 	}
 }
 
+// addCluster adds a cluster to the client configuration, says so, and returns the form
+// of its addresses.
+func addCluster(cmd *cobra.Command, path, name string, c *config.Cluster, nodes client.Nodes, asDefault bool) (form string, err error) {
+	added, err := config.Add(path, name, c, asDefault)
+	var manual *config.AddError
+	switch {
+	case errors.As(err, &manual):
+		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", manual.Text)
+		return "", cluster.WithHint(err, "add the lines above to it by hand")
+	case errors.Is(err, config.ErrOtherCluster):
+		return "", cluster.WithHint(err, "if it is another one, give it a name of its own: --name NAME")
+	case err != nil:
+		return "", err
+	}
+	tellUse(cmd.OutOrStdout(), path, name, len(nodes.Nodes), added)
+	if err := client.Remember(cmd.Context(), name, nodes.NodeList, os.Getenv); err != nil {
+		return "", err
+	}
+	conf, err := config.LoadClient(path)
+	if err != nil {
+		return "", err
+	}
+	if usual, _, _ := conf.Find(""); usual == name {
+		return "cluster::REPOSITORY", nil
+	}
+	return "cluster::" + name + ":REPOSITORY", nil
+}
+
 func tellUse(out io.Writer, path, name string, nodes int, added config.Addition) {
 	switch {
 	case added.New:
 		fmt.Fprintf(out, "Added the cluster %q with %d nodes to %s.\n", name, nodes, path)
 	case len(added.Nodes) > 0:
 		fmt.Fprintf(out, "Added to the cluster %q in %s: %s.\n", name, path, strings.Join(added.Nodes, ", "))
-	case added.Default == "":
+	case added.Default == "" && len(added.Set) == 0:
 		fmt.Fprintf(out, "%s has all %d nodes of the cluster %q already.\n", path, nodes, name)
+	}
+	if len(added.Set) > 0 {
+		fmt.Fprintf(out, "Set for the cluster %q in %s: %s.\n", name, path, strings.Join(added.Set, ", "))
+	}
+	for _, line := range added.Kept {
+		fmt.Fprintf(out, "%s has %s for the cluster %q already, which stays.\n", path, line, name)
 	}
 	if added.Default != "" {
 		fmt.Fprintf(out, "cluster::REPOSITORY means the cluster %q.\n", added.Default)

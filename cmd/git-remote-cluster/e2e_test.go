@@ -215,6 +215,30 @@ func TestLocalMistakes(t *testing.T) {
 	}
 }
 
+// Who leaves out the port, where nodes do not listen on SSH's own, is told so.
+func TestUnnamedPort(t *testing.T) {
+	const host = "127.0.0.93"
+	if conn, err := net.Dial("tcp", host+":22"); err == nil {
+		conn.Close()
+		t.Skip("an SSH server of this machine listens everywhere")
+	}
+	w := newWorld(t)
+	for _, c := range []struct{ address, hint string }{
+		{"cluster://" + host + "/x", "cluster://" + host + ":2222/REPOSITORY"},
+		{"cluster://" + host + ":22/x", ""},
+		{"cluster::demo:x", `ssh = "` + host + `:2222" in client.toml`},
+	} {
+		if w.conf.Clusters["demo"].Nodes == nil && strings.HasPrefix(c.address, "cluster::") {
+			w.configure("n", host, "")
+		}
+		r := w.tryGit("", "ls-remote", c.address)
+		hint := "hint: without a port, 22 is meant; nodes listen on 2222 unless they were told otherwise: " + c.hint + "\n"
+		if r.status == 0 || !strings.Contains(r.stderr, "connection refused\n") || (c.hint != "") != strings.Contains(r.stderr, hint) || c.hint == "" && strings.Contains(r.stderr, "2222") {
+			t.Errorf("%s: status %d, stderr %q, want %q", c.address, r.status, r.stderr, hint)
+		}
+	}
+}
+
 func TestPinnedReplicaAndHostAddress(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.addNode("node1"), w.addNode("node2")

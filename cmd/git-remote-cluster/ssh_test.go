@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -51,7 +53,7 @@ func (w *world) sshConfig(text string) {
 // recording is a program that notes its arguments and runs the last one here, as
 // an ssh to this machine would.
 const recording = `
-case "$1" in -G) printf '%s\n' "$0" "$@" "end of probe" >>"$RECORD"; exit ${PROBE:-1};; esac
+case " $* " in *" -G "*) printf '%s\n' "$0" "$@" "end of probe" >>"$RECORD"; exit ${PROBE:-1};; esac
 printf '%s\n' "$0" "$@" "protocol=$GIT_PROTOCOL dir=${GIT_DIR-none}" >>"$RECORD"
 for last; do :; done
 cd "$ROOT" && exec sh -c "$last"
@@ -124,6 +126,13 @@ func TestProgramsAsGitRunsThem(t *testing.T) {
 			}
 			theirs, their := run("ssh")
 			ours, our := run("cluster")
+			if !strings.Contains(theirs, "end of probe") {
+				// What Git knows to be OpenSSH, the helper asks how it finds a server that
+				// has vanished.
+				if _, rest, ok := strings.Cut(ours, "end of probe\n"); ok {
+					ours = rest
+				}
+			}
 			if ours != theirs {
 				t.Errorf("Git ran\n%s\nand the helper\n%s", theirs, ours)
 			}
@@ -167,6 +176,75 @@ func TestEverythingThroughAProgram(t *testing.T) {
 	r = w.tryGit("", "ls-remote", "cluster://one.example/demo/hello")
 	if r.status == 0 || strings.Contains(strings.ReplaceAll(r.stderr, "/nonexistent/ssh --password=hunter2: 1:", ""), "hunter2") {
 		t.Errorf("status %d, stderr %q", r.status, r.stderr)
+	}
+}
+
+// A program that says nothing does not keep Git from the next replica, and no second one
+// asks a person anything while the first may.
+func TestSilentProgram(t *testing.T) {
+	for name, c := range map[string]struct {
+		program string
+		env     []string
+		batch   string // what keeps the second from asking; "": nothing
+		served  bool   // by the second, while the first is silent
+	}{
+		"ssh":                      {"ssh", nil, "-o\nBatchMode=yes\n", true},
+		"ssh, and a person":        {"ssh", []string{"SSH_ASKPASS=/bin/false", "SSH_ASKPASS_REQUIRE=force"}, "-o\nBatchMode=yes\n", true},
+		"plink":                    {"plink", nil, "-batch\n", true},
+		"another":                  {"odd", []string{"GIT_SSH_VARIANT=simple"}, "", true},
+		"another, and a person":    {"odd", []string{"GIT_SSH_VARIANT=simple", "SSH_ASKPASS=/bin/false", "SSH_ASKPASS_REQUIRE=force"}, "", false},
+		"one that passes for ssh":  {"odd", []string{"PROBE=0"}, "", true},
+		"the second says no first": {"ssh", []string{"REFUSE=BatchMode"}, "-o\nBatchMode=yes\n", false},
+	} {
+		for _, service := range []string{"git-upload-pack", "git-receive-pack"} {
+			t.Run(name+" "+service, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				bare := w.repo("demo/hello")
+				record := filepath.Join(w.dir, "record")
+				w.setenv("RECORD", record)
+				w.setenv("ROOT", w.dir)
+				w.setenv("GIT_SSH", w.script("programs/"+c.program, `
+case " $* " in
+*" -G "*) exit ${PROBE:-1};;
+*one.example*)
+	: >"$RECORD.one"
+	test "$PROMPT" || exec sleep 1000
+	sleep 7;; # and then the answer comes
+*"${REFUSE:-nothing}"*) echo "permission denied" >&2; exit 255;;
+esac
+`+recording))
+				for _, v := range c.env {
+					name, value, _ := strings.Cut(v, "=")
+					w.setenv(name, value)
+				}
+				if !c.served {
+					w.setenv("PROMPT", "1")
+				}
+				args := []string{"ls-remote", "cluster://one.example,two.example" + bare, "main"}
+				if service == "git-receive-pack" {
+					args = []string{"-C", "seed", "push", "cluster://one.example,two.example" + bare, "HEAD:refs/heads/topic"}
+				}
+				var r result
+				var took time.Duration
+				for range 10 {
+					os.Remove(record)
+					start := time.Now()
+					r = w.tryGit("", args...)
+					took = time.Since(start)
+					if _, err := os.Stat(record + ".one"); err == nil {
+						break // else the machine is so busy that the second got its turn first
+					}
+				}
+				text, _ := os.ReadFile(record)
+				says := regexp.MustCompile(`^git-remote-cluster: one.example .*: no answer for [34][.\d]*s; using two.example\n`)
+				if r.status != 0 || says.MatchString(r.stderr) != c.served || c.served && took > 6*time.Second || strings.Contains(r.stderr, "permission denied") ||
+					strings.Contains(string(text), "two.example\n") != c.served || c.served && !strings.Contains(string(text), c.batch) ||
+					c.batch == "" && strings.Contains(string(text), "BatchMode") {
+					t.Errorf("after %v: status %d, stderr %q; the programs were run with %q", took, r.status, r.stderr, text)
+				}
+			})
+		}
 	}
 }
 
@@ -331,6 +409,81 @@ func TestFallbackToSSH(t *testing.T) {
 	w.git("", "-c", "cluster.staleOk=true", "ls-remote", "cluster://dave@keyed.example:9"+bare)
 	if got := args(); !strings.Contains(got, "-p 9 dave@keyed.example ") || !strings.Contains(got, "-o SendEnv=GIT_CLUSTER_STALE_OK") {
 		t.Errorf("ssh was run with %q", got)
+	}
+}
+
+// ssh is told to find a server that has vanished, as the built-in client does, unless
+// the user has told it how.
+func TestProgramsFindDeadServers(t *testing.T) {
+	real, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip(err)
+	}
+	w := newWorld(t)
+	bare := w.repo("demo/hello")
+	record := filepath.Join(w.dir, "record")
+	w.setenv("RECORD", record)
+	w.setenv("ROOT", w.dir)
+	// It has its settings from the file, and runs the command here.
+	w.script("bin/ssh", `case "$1" in -G) exec `+real+` -F "$HOME/.ssh/config" "$@";; esac`+"\n"+recording)
+	w.script("bin/wrapped", `exec ssh "$@"`+"\n")
+	for _, c := range []struct {
+		command, config string
+		asked           bool
+	}{
+		{"", "ProxyCommand nc %h %p", true},
+		{"ssh", "", true},
+		{"wrapped", "", true},
+		{"ssh", "ServerAliveInterval 60", false},
+		{"wrapped", "ServerAliveInterval 60", false},
+		{"ssh -o ServerAliveInterval=60", "", false},
+		{"", "ProxyCommand nc %h %p\nServerAliveInterval 60", false},
+	} {
+		os.Remove(record)
+		w := *w
+		w.sshConfig("Host *\n" + c.config + "\n")
+		if c.command != "" {
+			w.setenv("GIT_SSH_COMMAND", c.command)
+		}
+		r := w.tryGit("", "ls-remote", "cluster://host.example"+bare, "main")
+		text, _ := os.ReadFile(record)
+		if r.status != 0 || strings.Contains(string(text), "\n-o\nServerAliveInterval=5\n") != c.asked {
+			t.Errorf("%q with %q: status %d, stderr %q, ssh was run with %q", c.command, c.config, r.status, r.stderr, text)
+		}
+	}
+}
+
+// A program that turns out to be OpenSSH gets all that one gets which is known to be.
+func TestWrappedOpenSSH(t *testing.T) {
+	real, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip(err)
+	}
+	w := newWorld(t)
+	bare := w.repo("demo/hello")
+	record := filepath.Join(w.dir, "record")
+	w.setenv("RECORD", record)
+	w.setenv("ROOT", w.dir)
+	w.configure("node1", "host.example", (&sshtest.Server{Host: w.opts.Accept}).HostKey())
+	w.setenv("GIT_SSH_COMMAND", w.script("wrapped", `case "$1" in -G) exec `+real+` -F none "$@";; esac`+"\n"+
+		`printf '%s\n' "stale=$GIT_CLUSTER_STALE_OK format=$GIT_CLUSTER_OBJECT_FORMAT" >>"$RECORD"`+recording))
+	for what, c := range map[string]struct {
+		args []string
+		says []string
+	}{
+		"a stale read": {[]string{"-c", "cluster.staleOk=true", "ls-remote", "cluster://host.example" + bare}, []string{"stale=1 ", "\nSendEnv=GIT_CLUSTER_STALE_OK\n", "\nHostKeyAlias=pinned-", "\nStrictHostKeyChecking=yes\n"}},
+		"a new format": {[]string{"-C", "new", "push", "-q", "cluster://host.example" + bare, "main"}, []string{"format=sha256", "\nSendEnv=GIT_CLUSTER_OBJECT_FORMAT\n"}},
+	} {
+		w.git("", "init", "-q", "--object-format=sha256", "-b", "main", "new")
+		w.commit("new", what)
+		os.Remove(record)
+		r := w.tryGit("", c.args...)
+		text, _ := os.ReadFile(record)
+		for _, part := range c.says {
+			if !strings.Contains(string(text), part) {
+				t.Errorf("%s: status %d, stderr %q, ssh was run with %q, without %q", what, r.status, r.stderr, text, part)
+			}
+		}
 	}
 }
 

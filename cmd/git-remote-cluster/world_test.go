@@ -22,6 +22,7 @@ import (
 // The test binary is the helper when Git starts it under the helper's name.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "git-remote-cluster" {
+		useTestDNS()
 		main()
 		os.Exit(0)
 	}

@@ -19,6 +19,7 @@ type attempt struct {
 	candidate replica.Candidate
 	last      bool // nobody else is left, so it gets more time
 	current   bool // it is to serve only if it needs no update
+	beside    bool // another goes on that may be asking a person something; so this one must not
 	sign      atomic.Int64
 	foreign   bool // it did not know the command to synchronize
 }
@@ -61,7 +62,11 @@ func (c *connector) attempt(ctx context.Context, r *request, conn transport, a *
 // closes the connection if that comes to nothing.
 func (c *connector) tryOnce(ctx context.Context, r *request, conn transport, a *attempt, ask bool) (_ *stream, err error) {
 	a.alive()
-	if a.current && !ask && !r.staleOK {
+	if p, ok := conn.(*programTransport); ok && a.beside {
+		if err := p.askNobody(ctx); err != nil {
+			return nil, err
+		}
+	} else if a.current && !ask && !r.staleOK {
 		conn.Close()
 		return nil, errNotCurrent // it cannot be asked
 	}
@@ -113,7 +118,9 @@ func (c *connector) tryOnce(ctx context.Context, r *request, conn transport, a *
 			return nil, errNotCurrent // who knows
 		}
 	}
-	held.release(ours)
+	if !a.beside {
+		held.release(ours)
+	}
 	o := <-opening
 	if o.session == nil {
 		o.session, err = conn.Open(ctx)
@@ -130,6 +137,9 @@ func (c *connector) tryOnce(ctx context.Context, r *request, conn transport, a *
 	s := newStream(conn, o.session, a.candidate, r.service)
 	if r.service.SpeaksFirst() {
 		if err := s.awaitAnswer(ctx, stderr, a.alive, c.answerLimit(r, conn, a)); err != nil {
+			if a.beside {
+				return nil, err // it will tell when its turn comes
+			}
 			node, refused := held.failed(), (*refusedError)(nil)
 			if !ask && node && errors.As(err, &refused) && refused.status == 1 {
 				// A node's word that no other can do better, if not in the terms of
@@ -139,6 +149,9 @@ func (c *connector) tryOnce(ctx context.Context, r *request, conn transport, a *
 			return nil, err
 		}
 	}
+	if a.beside {
+		held.release(false)
+	}
 	held.answered()
 	c.trace.say("%v: %s has begun to answer", a.candidate, r.service)
 	return s, nil
@@ -147,6 +160,9 @@ func (c *connector) tryOnce(ctx context.Context, r *request, conn transport, a *
 // answerLimit bounds the wait for a service that shows no sign of life. A program
 // that connects by itself may be waiting for what a person types.
 func (c *connector) answerLimit(r *request, conn transport, a *attempt) time.Duration {
+	if a.beside && !conn.Shared() {
+		return orDefault(c.Limits.Answer, 5*time.Second)
+	}
 	if a.last || !conn.Shared() && c.account(r.options).person.Reachable() {
 		return orDefault(c.Limits.Answer, 60*time.Second)
 	}

@@ -11,6 +11,7 @@ import (
 	"gitcluster/internal/config"
 	"gitcluster/internal/nodecache"
 	"gitcluster/internal/replica"
+	"gitcluster/internal/sshconfig"
 )
 
 // Connect connects to one node as the helper would, with the same keys and the
@@ -26,6 +27,20 @@ func Connect(ctx context.Context, node, user, clusterName string, getenv func(st
 		return nil, err
 	}
 	return ConnectTo(ctx, candidate, getenv, own)
+}
+
+// LoginName is who would be logged in as on a candidate, unless as a device: what its
+// address or client.toml says, or else ssh_config.
+func LoginName(candidate replica.Candidate, getenv func(string) string) (string, error) {
+	aimed, err := target(candidate)
+	if err != nil {
+		return "", err
+	}
+	found, err := sshconfig.New(getenv).Lookup(aimed)
+	if err != nil {
+		return "", err
+	}
+	return found.User, nil
 }
 
 // findNode takes node for a name of the configuration, or of a node learned from

@@ -35,6 +35,9 @@ func identify(ctx context.Context, candidate replica.Candidate, getenv func(stri
 	}
 	h := &credential.Helper{Getenv: getenv, Environ: gitEnvironment(getenv), Now: time.Now}
 	answer, err := h.Answer(ctx, credential.Request{Protocol: "ssh", Host: candidate.Addr})
+	if err == nil && len(answer) == 0 && candidate.Learned() && o.HostKey != nil {
+		answer, err = h.Vouched(candidate.Cluster, candidate.Vouchers)
+	}
 	if err != nil {
 		return &finalError{err}
 	}

@@ -44,6 +44,26 @@ func TestIdentifyAsDevice(t *testing.T) {
 	if _, err := try("h.example"); !errors.As(err, &final) || !strings.Contains(final.err.Error(), "not for h.example") {
 		t.Errorf("another host: %v", err)
 	}
+	// A node that joined later, by the word of one of the enrolment.
+	learned := replica.Candidate{Addr: "new.example:2222", Cluster: id.ClusterID, Vouchers: []string{"gone.example:2222", "node.example:2222"}}
+	for what, c := range map[string]struct {
+		edit func(c *replica.Candidate, o *sshclient.Options)
+		ours bool
+	}{
+		"of the cluster":                  {func(*replica.Candidate, *sshclient.Options) {}, true},
+		"of another":                      {func(c *replica.Candidate, _ *sshclient.Options) { c.Cluster = "fedcba9876543210" }, false},
+		"by a stranger's word":            {func(c *replica.Candidate, _ *sshclient.Options) { c.Vouchers = []string{"h.example:2222"} }, false},
+		"by nobody's":                     {func(c *replica.Candidate, _ *sshclient.Options) { c.Vouchers = nil }, false},
+		"whose host key nobody has named": {func(_ *replica.Candidate, o *sshclient.Options) { o.HostKey = nil }, false},
+		"not learned":                     {func(c *replica.Candidate, _ *sshclient.Options) { c.Cluster = "" }, false},
+	} {
+		candidate, o := learned, sshclient.Options{HostKey: id.PublicKey()} // any key
+		c.edit(&candidate, &o)
+		err := identify(t.Context(), candidate, func(name string) string { return vars[name] }, &o)
+		if got := err == nil && o.IdentityFile == id.KeyFile(); got != c.ours || !c.ours && (o.IdentityFile != "" || o.Signers != nil) {
+			t.Errorf("a node %s: %q, %v", what, o.IdentityFile, err)
+		}
+	}
 	configuration := "[credential \"https://h.example\"]\n\thelper = device\n"
 	if err := os.WriteFile(filepath.Join(home, ".gitconfig"), []byte(configuration), 0o600); err != nil {
 		t.Fatal(err)

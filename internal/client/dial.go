@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"gitcluster/internal/cluster"
 	"gitcluster/internal/credential"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/prompt"
@@ -71,7 +74,23 @@ func (c *connector) dial(ctx context.Context, candidate replica.Candidate, o rem
 			}
 		}
 	}
-	return nil, err
+	return nil, unnamedPort(err, candidate, r.host.Port)
+}
+
+// unnamedPort says what may be wrong where nothing listens at SSH's port, which is
+// taken because nobody has named one.
+func unnamedPort(err error, candidate replica.Candidate, port int) error {
+	const onWindows = 10061 // WSAECONNREFUSED, which is another than ECONNREFUSED
+	errno := syscall.Errno(0)
+	if !candidate.DefaultPort || port != 22 || !errors.As(err, &errno) || errno != syscall.ECONNREFUSED && errno != onWindows {
+		return err
+	}
+	at := net.JoinHostPort(hostOf(candidate), "2222")
+	form := fmt.Sprintf("ssh = %q in client.toml", at)
+	if strings.HasPrefix(candidate.Origin, replica.HostOrigin) {
+		form = "cluster://" + at + "/REPOSITORY"
+	}
+	return cluster.WithHint(err, "without a port, 22 is meant; nodes listen on 2222 unless they were told otherwise: "+form)
 }
 
 // account is how this run uses SSH.
@@ -118,7 +137,7 @@ func (c *connector) program(ctx context.Context, a *account, why []string, candi
 	if chosen {
 		limit = 0 // it gets what Git would give it
 	}
-	t, err := newProgramTransport(p, candidate, r, o.Family, limit)
+	t, err := newProgramTransport(p, candidate, r, o.Family, limit, a.person)
 	if err != nil {
 		return nil, err
 	}

@@ -46,20 +46,19 @@ func (c *connector) candidates(ctx context.Context, addr address.Address) ([]rep
 	if err != nil {
 		return nil, 0, err
 	}
-	var wait time.Duration
-	if conf != nil && addr.Hosts == nil {
-		if _, k, err := conf.Find(addr.Cluster); err == nil {
-			wait = k.SyncWait
-		}
-	}
-	all, err := replica.Find(replica.Query{
+	q := replica.Query{
 		Address: addr, Config: conf, Pin: c.Getenv(replica.EnvReplica), Services: c.services(ctx, addr), Now: time.Now(),
 		Nodes: c.Cache.Nodes,
 		Measured: func(addr string) (time.Duration, time.Time) {
 			m := c.Cache.Measure(addr)
 			return m.Answers, m.AvoidUntil()
 		},
-	})
+	}
+	var wait time.Duration
+	if k := q.Cluster(); k != nil {
+		wait = k.SyncWait
+	}
+	all, err := replica.Find(q)
 	for i, candidate := range all {
 		c.trace.say("candidate %d: %v: %s", i+1, candidate, candidate.Why(time.Now()))
 	}

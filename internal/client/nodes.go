@@ -108,6 +108,16 @@ func ConnectTo(ctx context.Context, candidate replica.Candidate, getenv func(str
 	return conn, nil
 }
 
+// OtherProgram names the SSH program that Git was told to use; "" if it was told of
+// none.
+func OtherProgram(ctx context.Context, getenv func(string) string) string {
+	p, chosen := findProgram(getenv, readSettings(ctx, GitConfig))
+	if !chosen {
+		return ""
+	}
+	return p.String()
+}
+
 // without is an environment that lacks some variables.
 func without(getenv func(string) string, names ...string) func(string) string {
 	return func(name string) string {
@@ -127,11 +137,17 @@ func GitConfig(ctx context.Context, args ...string) ([]byte, error) {
 	}, nil)
 }
 
+// ReplicasOf returns the replicas of a cluster of the configuration, learned ones too,
+// the best first.
+func ReplicasOf(ctx context.Context, name string, getenv func(string) string) ([]replica.Candidate, error) {
+	return Replicas(ctx, "cluster::"+name+":any", without(getenv, replica.EnvReplica))
+}
+
 // Remember keeps what a node has said of its cluster for the helper: where else
 // the cluster is, under the name it has in the configuration.
 func Remember(ctx context.Context, name string, list cluster.NodeList, getenv func(string) string) error {
 	cache := nodecache.Open()
-	all, err := Replicas(ctx, "cluster::"+name+":any", without(getenv, replica.EnvReplica))
+	all, err := ReplicasOf(ctx, name, getenv)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"gitcluster/internal/durable"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
+	"gitcluster/internal/prompt"
 	"gitcluster/internal/replica"
 	"gitcluster/internal/sshclient"
 )
@@ -31,22 +32,30 @@ type programTransport struct {
 	variant string // "" until it is found out
 	// ownUser is the user whom ssh finds in the file that named them.
 	ownUser bool
-	// openSSH: the program is OpenSSH by its name or by a setting, and so takes all
-	// of that's options and not only those that Git uses.
+	// openSSH: the program is OpenSSH by its name, by a setting or by what it says of
+	// itself, and so takes all of that's options and not only those that Git uses.
 	openSSH bool
+	settled bool
+	route   *route
+	connect time.Duration // bounds OpenSSH's connection
+	person  *prompt.Person
 
 	mu      sync.Mutex
 	closed  bool
 	running []*process
 }
 
-// probeTimeout bounds the question to a program what options it takes.
-const probeTimeout = 10 * time.Second
+// probeTimeout bounds the question to a program what options it takes, settingTimeout
+// that to one of which that is known.
+const (
+	probeTimeout   = 10 * time.Second
+	settingTimeout = 3 * time.Second
+)
 
 // newProgramTransport starts nothing yet. connect bounds the connection of
 // OpenSSH; 0 leaves that to it.
-func newProgramTransport(p program, candidate replica.Candidate, r *route, family string, connect time.Duration) (*programTransport, error) {
-	t := &programTransport{program: p, variant: p.variant}
+func newProgramTransport(p program, candidate replica.Candidate, r *route, family string, connect time.Duration, person *prompt.Person) (*programTransport, error) {
+	t := &programTransport{program: p, variant: p.variant, route: r, connect: connect, person: person}
 	if t.variant == "" {
 		t.variant = p.named()
 	}
@@ -59,12 +68,17 @@ func newProgramTransport(p program, candidate replica.Candidate, r *route, famil
 	if !t.openSSH {
 		return t, nil
 	}
-	if len(r.options.Signers) > 0 {
-		return nil, errors.New("the device's key is in an agent, from which ssh cannot be told to take it alone")
+	return t, t.isOpenSSH()
+}
+
+// isOpenSSH has the program get OpenSSH's options.
+func (t *programTransport) isOpenSSH() (err error) {
+	t.openSSH = true
+	if len(t.route.options.Signers) > 0 {
+		return errors.New("the device's key is in an agent, from which ssh cannot be told to take it alone")
 	}
-	var err error
-	t.aim.extra, err = openSSHOptions(r, connect)
-	return t, err
+	t.aim.extra, err = openSSHOptions(t.route, t.connect)
+	return err
 }
 
 func hostOf(candidate replica.Candidate) string {
@@ -135,34 +149,86 @@ func sshPath(path string) string {
 }
 
 // settle finds out which options the program takes, as Git does: one whose name
-// says nothing is asked whether it takes OpenSSH's.
+// says nothing is asked whether it takes OpenSSH's. OpenSSH is also asked whether
+// somebody has set how it finds a server that has vanished: an option would go before
+// the files.
 func (t *programTransport) settle(ctx context.Context, protocol string) error {
+	if t.settled {
+		return nil
+	}
 	if t.variant == "" {
-		ok, err := t.probe(ctx, protocol)
+		said, ok, err := t.ask(ctx, protocol, probeTimeout)
 		if err != nil {
 			return err
 		}
 		if t.variant = variantSimple; ok {
 			t.variant = variantSSH
 		}
+		if ok && strings.Contains(said, "\nserveraliveinterval ") { // and not just a program with such an option
+			if err := t.isOpenSSH(); err != nil {
+				return err
+			}
+		}
+		t.keepAlive(said)
+	} else if t.openSSH {
+		said, _, err := t.ask(ctx, protocol, settingTimeout)
+		if err != nil && context.Cause(ctx) != nil {
+			return err
+		}
+		t.keepAlive(said)
 	}
 	if t.ownUser && t.variant == variantSSH {
 		t.aim.user = ""
 	}
+	t.settled = true
 	return nil
 }
 
-func (t *programTransport) probe(ctx context.Context, protocol string) (bool, error) {
+// errMayAsk: nothing keeps the program from asking a person.
+var errMayAsk = errors.New("it may ask somebody something while another does")
+
+// askNobody has the program fail where it would have to ask a person.
+func (t *programTransport) askNobody(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.settle(ctx, ""); err != nil {
+		return err
+	}
+	switch {
+	case t.openSSH:
+		t.aim.extra = append(t.aim.extra, "-o", "BatchMode=yes")
+	case t.variant == variantPlink, t.variant == variantPutty:
+		t.aim.batch = true
+	case t.variant == variantTortoisePlink: // has the option anyway
+	case t.person.Reachable():
+		return errMayAsk
+	}
+	return nil
+}
+
+// ask has the program print its settings, which connects to nobody.
+func (t *programTransport) ask(ctx context.Context, protocol string, limit time.Duration) (settings string, ok bool, err error) {
 	args, err := t.aim.arguments(variantSSH, protocol, nil)
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	out := &head{limit: 64 << 10}
 	err = new(gitexec.Runner).Run(ctx, gitcmd.Command{
 		Args: t.program.argv(append([]string{"-G"}, args...)...), Env: append(outsideGit(), protocolOf(protocol)...), Foreground: true,
-	}, gitexec.IO{Stderr: io.Discard})
-	return err == nil, context.Cause(ctx)
+	}, gitexec.IO{Stdout: out, Stderr: io.Discard})
+	return string(out.kept), err == nil, context.Cause(ctx)
+}
+
+// keepAlive has OpenSSH ask a silent server whether it is there, by default three
+// times, unless its settings say how.
+func (t *programTransport) keepAlive(settings string) {
+	for line := range strings.Lines(settings) {
+		if strings.TrimSpace(line) == "serveraliveinterval 0" {
+			t.aim.extra = append(t.aim.extra, "-o", fmt.Sprintf("ServerAliveInterval=%d", int(keepAlive/time.Second)))
+		}
+	}
 }
 
 func protocolOf(value string) []string {

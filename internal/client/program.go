@@ -126,6 +126,7 @@ type aim struct {
 	user   string // "" to leave it to the program
 	family string // "ipv4", "ipv6" or ""
 	extra  []string
+	batch  bool // plink: ask nobody
 }
 
 // arguments are the program's, up to and with the host. protocol is the value of
@@ -149,7 +150,7 @@ func (a aim) arguments(variant, protocol string, sent []string) (args []string, 
 		}
 		args = append(args, map[string]string{"ipv4": "-4", "ipv6": "-6"}[a.family])
 	}
-	if variant == variantTortoisePlink {
+	if variant == variantTortoisePlink || a.batch {
 		args = append(args, "-batch")
 	}
 	if a.port != 0 {

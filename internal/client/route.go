@@ -46,19 +46,11 @@ const maxJumps = 8
 // route says how to reach a candidate. What its address says goes before
 // client.toml, which goes before ssh_config; the user is at last "git".
 func (a *account) route(ctx context.Context, candidate replica.Candidate) (*route, error) {
-	name, port, err := net.SplitHostPort(candidate.Addr)
+	aimed, err := target(candidate)
 	if err != nil {
 		return nil, err
 	}
-	target := sshconfig.Target{Host: name, User: candidate.User, DefaultUser: config.DefaultUser}
-	if !candidate.DefaultPort {
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			return nil, fmt.Errorf("%q: bad port", candidate.Addr)
-		}
-		target.Port = int(n)
-	}
-	host, err := a.config.Lookup(target)
+	host, err := a.config.Lookup(aimed)
 	if err != nil {
 		return nil, &finalError{err} // it is the same for every replica
 	}
@@ -80,6 +72,24 @@ func (a *account) route(ctx context.Context, candidate replica.Candidate) (*rout
 		return nil, &finalError{err}
 	}
 	return r, identify(ctx, candidate, a.getenv, o)
+}
+
+// target is what ssh_config is asked for to reach a candidate.
+func target(candidate replica.Candidate) (sshconfig.Target, error) {
+	host, port, err := net.SplitHostPort(candidate.Addr)
+	if err != nil {
+		return sshconfig.Target{}, err
+	}
+	t := sshconfig.Target{Host: host, User: candidate.User, DefaultUser: config.DefaultUser}
+	if candidate.DefaultPort {
+		return t, nil
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return t, fmt.Errorf("%q: bad port", candidate.Addr)
+	}
+	t.Port = int(n)
+	return t, nil
 }
 
 // via says how to reach the last of the servers on a way. Only the first may have

@@ -78,7 +78,7 @@ func TestRevokedKeyForAProgram(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = newProgramTransport(program{command: "ssh", variant: variantSSH}, candidate, r, "", 0)
+		_, err = newProgramTransport(program{command: "ssh", variant: variantSSH}, candidate, r, "", 0, nil)
 		if strings.HasSuffix(known, "rubbish") {
 			if err == nil || !strings.Contains(err.Error(), "known_hosts line 1 revokes a key that cannot be read") {
 				t.Errorf("%q: %v", known, err)

@@ -94,10 +94,20 @@ func (s *search) serve(ctx context.Context, conn transport, candidate replica.Ca
 		return o.stream, o.err
 	}
 	wait := s.syncWait()
+	if !conn.Shared() {
+		wait = max(wait, s.programWait())
+	}
 	start := time.Now()
 	look := time.NewTicker(min(wait, 100*time.Millisecond))
 	defer look.Stop()
-	for time.Since(start) < wait && !(isNode(conn) && a.silence() > deadSilence) {
+	waits := func() bool {
+		if !conn.Shared() {
+			// Who speaks, goes on: the others cannot be asked whether they could do better.
+			return a.silence() < wait
+		}
+		return time.Since(start) < wait && !(isNode(conn) && a.silence() > deadSilence)
+	}
+	for waits() {
 		select {
 		case o := <-near.done:
 			return o.stream, o.err
@@ -105,7 +115,7 @@ func (s *search) serve(ctx context.Context, conn transport, candidate replica.Ca
 		}
 	}
 	s.trace.say("%v: no service after %s; asking the others", candidate, since(start))
-	others := branch(ctx, s.ask)
+	others := branch(ctx, func(ctx context.Context) (*stream, error) { return s.ask(ctx, !conn.Shared()) })
 	select {
 	case o := <-near.done:
 		if o.err == nil {
@@ -170,8 +180,10 @@ func (b side) abandon() {
 }
 
 // ask looks for a replica that can serve without an update. Those that cannot
-// stay in s.left.
-func (s *search) ask(ctx context.Context) (*stream, error) {
+// stay in s.left. With silent set, the one that goes on is a program that has said
+// nothing at all: then another's program is just asked to serve, as long as it needs
+// no person. That it fails is not held against a replica.
+func (s *search) ask(ctx context.Context, silent bool) (*stream, error) {
 	s.aside = true
 	var behind []replica.Candidate
 	defer func() {
@@ -184,13 +196,13 @@ func (s *search) ask(ctx context.Context) (*stream, error) {
 		if err != nil {
 			return nil, err
 		}
-		found, err := s.attempt(ctx, s.r, conn, &attempt{candidate: candidate, current: true})
+		found, err := s.attempt(ctx, s.r, conn, &attempt{candidate: candidate, current: true, beside: silent && !conn.Shared()})
 		switch {
 		case err == nil:
 			return found, nil
 		case context.Cause(ctx) != nil:
 			return nil, context.Cause(ctx)
-		case errors.Is(err, errNotCurrent):
+		case errors.Is(err, errNotCurrent), silent && !conn.Shared():
 			s.trace.say("%v: %v", candidate, err)
 			behind = append(behind, candidate)
 		default:
@@ -361,6 +373,10 @@ func (s *search) handshakeLimit() time.Duration {
 func (s *search) syncWait() time.Duration {
 	return orDefault(s.Limits.SyncWait, orDefault(s.limit, 3*time.Second))
 }
+
+// programWait is the least time that a program may be silent, which has to start and
+// to log in by itself.
+func (s *search) programWait() time.Duration { return orDefault(s.Limits.SyncWait, 3*time.Second) }
 
 // noAnswer is the error of a server that has been silent for so long.
 func noAnswer(d time.Duration) error {

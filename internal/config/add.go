@@ -22,6 +22,8 @@ type Addition struct {
 	New     bool     // the cluster was not there before
 	Nodes   []string // names of the nodes that were added
 	Default string   // the default that was set; "" if it is as it was
+	Set     []string // keys that the cluster had not: region, identity
+	Kept    []string // what it has instead of what was asked for, as it stands: `region = "eu"`
 }
 
 // An AddError is a file that could not be extended, and what to put there by
@@ -37,8 +39,8 @@ func (e *AddError) Unwrap() error { return e.Err }
 
 // Add puts a cluster, or those of its nodes that are missing, into the client's
 // file at path, which need not exist. All that is there stays as it was written,
-// comments included: what the file says of a node is its owner's will. The
-// cluster becomes the default one if asDefault is set; otherwise "cluster::repo"
+// comments included: what the file says of a node is its owner's will, and so is the
+// region and the identity that it names. The cluster becomes the default one if asDefault is set; otherwise "cluster::repo"
 // goes on to mean what it meant.
 func Add(path, name string, c *Cluster, asDefault bool) (Addition, error) {
 	var added Addition
@@ -69,7 +71,7 @@ func Add(path, name string, c *Cluster, asDefault bool) (Addition, error) {
 		return added, err
 	}
 
-	var more strings.Builder
+	var more, keys strings.Builder
 	known := want.Clusters[name]
 	if known == nil {
 		added.New = true
@@ -87,6 +89,7 @@ func Add(path, name string, c *Cluster, asDefault bool) (Addition, error) {
 		if err := sameCluster(name, known, c); err != nil {
 			return Addition{}, err
 		}
+		added.setKeys(known, c, filepath.Dir(path), &keys)
 	}
 	for _, n := range c.Nodes {
 		if slices.ContainsFunc(known.Nodes, func(old Node) bool { return old.Name == n.Name }) {
@@ -102,13 +105,22 @@ func Add(path, name string, c *Cluster, asDefault bool) (Addition, error) {
 	if added.Default != "" {
 		want.Default = added.Default
 	}
-	if !added.New && len(added.Nodes) == 0 && added.Default == "" {
+	if !added.New && len(added.Nodes) == 0 && added.Default == "" && keys.Len() == 0 {
 		return added, nil
 	}
 
 	edited := text
+	byHand := more.String()
+	if keys.Len() > 0 {
+		byHand = fmt.Sprintf("[cluster.%s]\n%s", tableName(name), keys.String()) + byHand
+		if inTable, ok := afterHeader(text, []string{"cluster", name}, keys.String()); ok {
+			edited = inTable
+		} else {
+			fmt.Fprintf(&more, "\n[cluster.%s]\n%s", tableName(name), keys.String())
+		}
+	}
 	if added.Default != "" {
-		edited = setDefault(text, added.Default)
+		edited = setDefault(edited, added.Default)
 	}
 	if len(edited) > 0 && !bytes.HasSuffix(edited, []byte("\n")) {
 		edited = append(edited, '\n')
@@ -121,15 +133,51 @@ func Add(path, name string, c *Cluster, asDefault bool) (Addition, error) {
 	// There are files to which lines cannot just be added, such as one whose
 	// nodes stand in an inline array.
 	if got, err := decode(path, edited); err != nil || !reflect.DeepEqual(got, want) {
-		return Addition{}, &AddError{Path: path, Text: strings.TrimSpace(more.String()), Err: errors.New("nothing can be added to it without rewriting it")}
+		return Addition{}, &AddError{Path: path, Text: strings.TrimSpace(byHand), Err: errors.New("nothing can be added to it without rewriting it")}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return Addition{}, err
 	}
 	if err := durable.WriteFile(path, edited, mode); err != nil {
-		return Addition{}, &AddError{Path: path, Text: strings.TrimSpace(more.String()), Err: fmt.Errorf("cannot be written: %w", err)}
+		return Addition{}, &AddError{Path: path, Text: strings.TrimSpace(byHand), Err: fmt.Errorf("cannot be written: %w", err)}
 	}
 	return added, nil
+}
+
+// setKeys adds the keys of a cluster that are asked for and missing.
+func (a *Addition) setKeys(known, c *Cluster, dir string, lines *strings.Builder) {
+	for _, key := range []struct {
+		name      string
+		has, asks string
+		to        *string
+	}{{"region", known.Region, c.Region, &known.Region}, {"identity", known.Identity, c.Identity, &known.Identity}} {
+		switch file, _ := resolve(dir, key.has); {
+		case key.asks == "" || key.has == key.asks || key.name == "identity" && file == key.asks:
+		case key.has != "":
+			a.Kept = append(a.Kept, fmt.Sprintf("%s = %q", key.name, key.has))
+		default:
+			*key.to = key.asks
+			a.Set = append(a.Set, key.name)
+			fmt.Fprintf(lines, "%s = %q\n", key.name, key.asks)
+		}
+	}
+}
+
+// afterHeader puts lines behind the one that opens a table, if there is one.
+func afterHeader(text []byte, table []string, lines string) (edited []byte, ok bool) {
+	for line := range bytes.Lines(text) {
+		edited = append(edited, line...)
+		s := strings.TrimSpace(string(line))
+		inner, _, closed := strings.Cut(strings.TrimPrefix(s, "["), "]")
+		if ok || !closed || !strings.HasPrefix(s, "[") || strings.HasPrefix(s, "[[") || !slices.Equal(splitKey(inner), table) {
+			continue
+		}
+		if !bytes.HasSuffix(line, []byte("\n")) {
+			edited = append(edited, '\n')
+		}
+		edited, ok = append(edited, lines...), true
+	}
+	return edited, ok
 }
 
 // ErrOtherCluster: what is to be added is not of the cluster that has the name.

@@ -23,18 +23,18 @@ func TestAdd(t *testing.T) {
 		want          Addition
 		finds         string // what "cluster::repo" means then
 	}{
-		"a new file":                 {"", "new", false, Addition{true, []string{"n1", "n2"}, ""}, "new"},
-		"a table of nothing":         {"[cluster]\n", "new", false, Addition{true, []string{"n1", "n2"}, ""}, "new"},
-		"comments alone":             {"# nothing yet", "new", false, Addition{true, []string{"n1", "n2"}, ""}, "new"},
-		"a second cluster":           {commented, "new", false, Addition{true, []string{"n1", "n2"}, "old"}, "old"},
-		"a second as default":        {commented, "new", true, Addition{true, []string{"n1", "n2"}, "new"}, "new"},
-		"a dotted name":              {commented, "git.example.org", true, Addition{true, []string{"n1", "n2"}, "git.example.org"}, "git.example.org"},
-		"another default":            {"default = \"old\" # why\n" + commented, "new", true, Addition{true, []string{"n1", "n2"}, "new"}, "new"},
-		"the default stays":          {"default = \"old\" # why\n" + commented, "new", false, Addition{true, []string{"n1", "n2"}, ""}, "old"},
-		"a node more":                {commented + "[cluster.new]\n[[cluster.new.node]]\nname = \"n2\"\nssh = \"n2.example.org:2222\"\n[cluster.third]\n[[cluster.third.node]]\nname=\"x\"\nssh=\"x\"", "new", false, Addition{false, []string{"n1"}, ""}, ""},
-		"only as default":            {commented + "[cluster.new]\n[[cluster.new.node]]\nname = \"n2\"\nssh = \"n2.example.org:2222\"\n[[cluster.new.node]]\nname=\"n1\"\nssh=\"x\"", "new", true, Addition{false, nil, "new"}, "new"},
+		"a new file":                 {"", "new", false, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: ""}, "new"},
+		"a table of nothing":         {"[cluster]\n", "new", false, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: ""}, "new"},
+		"comments alone":             {"# nothing yet", "new", false, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: ""}, "new"},
+		"a second cluster":           {commented, "new", false, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: "old"}, "old"},
+		"a second as default":        {commented, "new", true, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: "new"}, "new"},
+		"a dotted name":              {commented, "git.example.org", true, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: "git.example.org"}, "git.example.org"},
+		"another default":            {"default = \"old\" # why\n" + commented, "new", true, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: "new"}, "new"},
+		"the default stays":          {"default = \"old\" # why\n" + commented, "new", false, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: ""}, "old"},
+		"a node more":                {commented + "[cluster.new]\n[[cluster.new.node]]\nname = \"n2\"\nssh = \"n2.example.org:2222\"\n[cluster.third]\n[[cluster.third.node]]\nname=\"x\"\nssh=\"x\"", "new", false, Addition{New: false, Nodes: []string{"n1"}, Default: ""}, ""},
+		"only as default":            {commented + "[cluster.new]\n[[cluster.new.node]]\nname = \"n2\"\nssh = \"n2.example.org:2222\"\n[[cluster.new.node]]\nname=\"n1\"\nssh=\"x\"", "new", true, Addition{New: false, Nodes: nil, Default: "new"}, "new"},
 		"the default it is anyway":   {"[cluster.new]\n[[cluster.new.node]]\nname = \"n2\"\nssh = \"n2.example.org:2222\"\n[[cluster.new.node]]\nname=\"n1\"\nssh=\"x\"", "new", true, Addition{}, "new"},
-		"windows' ends of its lines": {strings.ReplaceAll("default = \"old\"\n"+commented, "\n", "\r\n"), "new", true, Addition{true, []string{"n1", "n2"}, "new"}, "new"},
+		"windows' ends of its lines": {strings.ReplaceAll("default = \"old\"\n"+commented, "\n", "\r\n"), "new", true, Addition{New: true, Nodes: []string{"n1", "n2"}, Default: "new"}, "new"},
 	} {
 		path := write(t, c.text)
 		if c.text == "" {
@@ -102,6 +102,40 @@ func TestAddKeepsWhatIsThere(t *testing.T) {
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the mode is %v, %v", info, err)
+	}
+}
+
+// What is asked for again with a key more gets it; what is there already stays, and is
+// told of.
+func TestAddAKey(t *testing.T) {
+	t.Setenv("HOME", "/home/bob")
+	nodes := "[[cluster.new.node]]\nname = \"n1\"\nssh = \"n1.example.org:2222\"\n[[cluster.new.node]]\nname = \"n2\"\nssh = \"n2.example.org:2222\"\n"
+	for name, c := range map[string]struct {
+		text, region, identity string
+		want                   Addition
+		after                  string
+	}{
+		"none is there":    {"# mine\n[cluster.new] # its own\n" + nodes, "eu", "/k", Addition{Set: []string{"region", "identity"}}, "# mine\n[cluster.new] # its own\nregion = \"eu\"\nidentity = \"/k\"\n" + nodes},
+		"no table is":      {nodes, "eu", "", Addition{Set: []string{"region"}}, nodes + "\n[cluster.new]\nregion = \"eu\"\n"},
+		"the same":         {"[cluster.new]\nregion = \"eu\"\nidentity = \"~/k\"\n" + nodes, "eu", "/home/bob/k", Addition{}, ""},
+		"others are there": {"[cluster.new]\nregion = \"us\"\nidentity = \"~/k\"\n" + nodes, "eu", "/k", Addition{Kept: []string{`region = "us"`, `identity = "~/k"`}}, ""},
+		"nothing is asked": {"[cluster.new]\nregion = \"us\"\n" + nodes, "", "", Addition{}, ""},
+		"one of two":       {"[cluster.new]\nregion = \"us\"\n" + nodes, "eu", "/k", Addition{Set: []string{"identity"}, Kept: []string{`region = "us"`}}, "[cluster.new]\nidentity = \"/k\"\nregion = \"us\"\n" + nodes},
+		"windows' lines":   {"[cluster.new]\r\n" + nodes, "eu", "", Addition{Set: []string{"region"}}, "[cluster.new]\r\nregion = \"eu\"\n" + nodes},
+	} {
+		path := write(t, c.text)
+		k := newCluster()
+		k.Region, k.Identity = c.region, c.identity
+		got, err := Add(path, "new", k, false)
+		if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
+		}
+		if c.after == "" {
+			c.after = c.text
+		}
+		if text, _ := os.ReadFile(path); string(text) != c.after {
+			t.Errorf("%s: the file is\n%s\nwant\n%s", name, text, c.after)
+		}
 	}
 }
 

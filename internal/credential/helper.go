@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -134,6 +135,30 @@ func (h *Helper) Answer(ctx context.Context, q Request) (Answer, error) {
 	return a, nil
 }
 
+// Vouched is the answer for a node of the device's own cluster that only another node
+// has named. The host key by which it is known is the caller's to demand. Of the
+// servers by whose word it is one, the enrolment must have named one: any other could
+// claim to speak for this cluster.
+func (h *Helper) Vouched(clusterID string, vouchers []string) (Answer, error) {
+	if !AsDevice(h.Getenv) {
+		return nil, nil
+	}
+	id, err := read(Dir(h.Getenv))
+	if err != nil || id.ClusterID != clusterID || !slices.ContainsFunc(vouchers, func(v string) bool {
+		host, err := Audience(v)
+		return err == nil && id.enrolledWith(host)
+	}) {
+		return nil, nil // Answer has said what is wrong with the identity
+	}
+	if err := Conflict(h.Getenv); err != nil {
+		return quit, err
+	}
+	if err := id.loadKey(); err != nil {
+		return quit, err
+	}
+	return id.handle(""), nil
+}
+
 // handle names the key to whoever connects over SSH. The key itself is never
 // sent: it would pass through other programs' memory and logs.
 func (id *Identity) handle(user string) Answer {
@@ -167,12 +192,8 @@ func (h *Helper) token(ctx context.Context, id *Identity, host string, authType 
 // was told: by the enrolment, by the client's configuration, or by Configure.
 // To any other it must not so much as show the device's name.
 func (h *Helper) knows(ctx context.Context, host string, id *Identity) (bool, error) {
-	if id != nil {
-		for _, known := range id.Hosts {
-			if name, err := Audience(known); err == nil && name == host {
-				return true, nil
-			}
-		}
+	if id != nil && id.enrolledWith(host) {
+		return true, nil
 	}
 	client, err := config.LoadClient(config.ClientPath())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -205,4 +226,12 @@ func (h *Helper) knows(ctx context.Context, host string, id *Identity) (bool, er
 		}
 	}
 	return false, nil
+}
+
+// enrolledWith reports whether the enrolment named a host, by its audience.
+func (id *Identity) enrolledWith(host string) bool {
+	return slices.ContainsFunc(id.Hosts, func(known string) bool {
+		name, err := Audience(known)
+		return err == nil && name == host
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"gitcluster/internal/client"
 	"gitcluster/internal/config"
 	"gitcluster/internal/credential"
 	"gitcluster/internal/gitcmd"
@@ -96,7 +97,7 @@ func (d *Doctor) client(ctx context.Context) {
 		d.say(OK, "configuration", "%s, clusters: %s", path, strings.Join(d.Clusters, ", "))
 	}
 	if d.Client == nil {
-		d.keys()
+		d.keys(ctx)
 	}
 	d.device()
 	for _, name := range d.Clusters {
@@ -106,7 +107,7 @@ func (d *Doctor) client(ctx context.Context) {
 
 // keys looks for something to log in with. Whether a node accepts it is seen
 // when the node is asked.
-func (d *Doctor) keys() {
+func (d *Doctor) keys(ctx context.Context) {
 	if credential.AsDevice(d.Getenv) {
 		return
 	}
@@ -130,7 +131,9 @@ func (d *Doctor) keys() {
 			d.keyFile(Fail, c.Identity)
 		}
 	}
-	if usual {
+	if program := client.OtherProgram(ctx, d.Getenv); usual && program != "" {
+		d.say(OK, "ssh keys", "%s connects, and has its own", program)
+	} else if usual {
 		d.usualKeys(conf, seen)
 	}
 }
@@ -212,6 +215,8 @@ func (d *Doctor) keyFile(level Level, path string) {
 	switch {
 	case err != nil:
 		d.fault(level, "ssh key", err, "correct \"identity\" in "+config.ClientPath())
+	case strings.HasSuffix(path, ".pub"):
+		d.say(OK, "ssh key", "%s, whose private key an agent has to hold", path)
 	case runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0:
 		d.tell(Warn, "ssh key", "chmod 600 "+path, "%s can be used by other accounts (mode %#o)", path, info.Mode().Perm())
 	default:

@@ -18,6 +18,7 @@ import (
 	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
+	"gitcluster/internal/credential"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/replica"
 	"gitcluster/internal/sshclient/sshtest"
@@ -59,6 +60,26 @@ func (w *world) node(name string, change func(*client.Nodes)) {
 		return 0
 	}})
 	w.all = append(w.all, replica.Candidate{Name: name, Addr: s.Addr, User: "git", Identity: w.key, HostKey: string(ssh.MarshalAuthorizedKey(s.Host.PublicKey()))})
+}
+
+// ordinary is a server that is no node.
+func ordinary(n *client.Nodes) { n.Cluster = "" }
+
+// device makes a device of the machine, which the servers let in.
+func (w *world) device() {
+	w.t.Helper()
+	dir := filepath.Join(w.t.TempDir(), "device")
+	id, err := credential.Prepare(dir, "ci7")
+	if err == nil {
+		id.ClusterID, id.Cluster, id.Hosts = "c1", "main", []string{"127.0.0.1:2222"}
+		err = id.Save(dir)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Setenv(credential.EnvAsDevice, "1")
+	w.t.Setenv(credential.EnvDir, dir)
+	w.user = id.Signer()
 }
 
 // examine returns the findings as lines, and whether nothing failed.
@@ -130,24 +151,31 @@ func TestNobodyIsAsked(t *testing.T) {
 
 func TestNodes(t *testing.T) {
 	for name, c := range map[string]struct {
-		change func(*client.Nodes)
+		change func(*client.Nodes) // of the second node's answer
 		device bool
 		repo   string
 		well   bool
 		want   string
+		first  func(*client.Nodes)
 	}{
-		"all is well":           {nil, false, "", true, "ok node n2"},
-		"a clock that is ahead": {func(n *client.Nodes) { n.Time = n.Time.Add(time.Hour) }, false, "", true, "warn node n2: its clock is 1h0m0s ahead of"},
-		"a clock a bit behind":  {func(n *client.Nodes) { n.Time = n.Time.Add(-10 * time.Second) }, false, "", true, "ok node n2"},
-		"another version":       {func(n *client.Nodes) { n.Version = "2" }, false, "", true, "warn node n2: answers in"},
-		"another cluster":       {func(n *client.Nodes) { n.Cluster = "c2" }, false, "", false, "fail cluster main: node n2 is of the cluster c2, and n1 of c1"},
-		"text for a terminal":   {func(n *client.Nodes) { n.Version = "\x1b[2J" }, false, "", true, "it is version  [2J"},
-		"no node":               {func(n *client.Nodes) { n.Cluster = "" }, false, "", false, "fail node n2: not a node of a cluster"},
-		"behind":                {nil, false, "team/x", true, "warn node n2: team/x: replica is behind"},
+		"all is well":           {nil, false, "", true, "ok node n2", nil},
+		"a device's clock":      {func(n *client.Nodes) { n.Time = n.Time.Add(-5 * time.Minute) }, true, "", false, "fail node n2: its clock is 5m0s behind this machine's; a device's tokens are refused → set the clocks", nil},
+		"a bit of it":           {func(n *client.Nodes) { n.Time = n.Time.Add(3 * time.Minute) }, true, "", true, "warn node n2: its clock is 3m0s ahead of", nil},
+		"ordinary servers":      {ordinary, false, "", true, "ok node n2: ", ordinary},
+		"a clock that is ahead": {func(n *client.Nodes) { n.Time = n.Time.Add(time.Hour) }, false, "", true, "warn node n2: its clock is 1h0m0s ahead of", nil},
+		"a clock a bit behind":  {func(n *client.Nodes) { n.Time = n.Time.Add(-10 * time.Second) }, false, "", true, "ok node n2", nil},
+		"another version":       {func(n *client.Nodes) { n.Version = "2" }, false, "", true, "warn node n2: answers in", nil},
+		"another cluster":       {func(n *client.Nodes) { n.Cluster = "c2" }, false, "", false, "fail cluster main: node n2 is of the cluster c2, and n1 of c1", nil},
+		"text for a terminal":   {func(n *client.Nodes) { n.Version = "\x1b[2J" }, false, "", true, "it is version  [2J", nil},
+		"no node":               {func(n *client.Nodes) { n.Cluster = "" }, false, "", false, "fail node n2: not a node of a cluster", nil},
+		"behind":                {nil, false, "team/x", true, "warn node n2: team/x: replica is behind", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.node("n1", nil)
+			if c.device {
+				w.device()
+			}
+			w.node("n1", c.first)
 			w.node("n2", c.change)
 			got, well := w.examine(&Doctor{Repository: c.repo})
 			if c.repo != "" {
@@ -241,13 +269,18 @@ func TestKeys(t *testing.T) {
 	if err := conf.Write(config.ClientPath()); err != nil {
 		t.Fatal(err)
 	}
+	public := filepath.Join(home, "held.pub")
+	if err := os.WriteFile(public, []byte("ssh-ed25519 AAAA"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct{ ssh, want string }{
-		"none":             {"", "warn ssh keys: there is neither an agent's key nor one in " + filepath.Join(home, ".ssh")},
-		"named":            {"Host n1*\n  IdentityFile ~/mine", "ok ssh key: " + key},
-		"named, not there": {"IdentityFile ~/other", "neither an agent's key nor one in " + filepath.Join(home, ".ssh") + ", " + filepath.Join(home, "other")},
-		"another host's":   {"Host n2*\n  IdentityFile ~/mine", "warn ssh keys: "},
-		"an agent's":       {"IdentityAgent ~/nothing", "warn ssh agent: "},
-		"ssh's":            {"ProxyCommand x", ""},
+		"an agent's, named": {"IdentityFile ~/held.pub", "ok ssh key: " + public + ", whose private key an agent has to hold"},
+		"none":              {"", "warn ssh keys: there is neither an agent's key nor one in " + filepath.Join(home, ".ssh")},
+		"named":             {"Host n1*\n  IdentityFile ~/mine", "ok ssh key: " + key},
+		"named, not there":  {"IdentityFile ~/other", "neither an agent's key nor one in " + filepath.Join(home, ".ssh") + ", " + filepath.Join(home, "other")},
+		"another host's":    {"Host n2*\n  IdentityFile ~/mine", "warn ssh keys: "},
+		"an agent's":        {"IdentityAgent ~/nothing", "warn ssh agent: "},
+		"ssh's":             {"ProxyCommand x", ""},
 	} {
 		if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
 			t.Fatal(err)
@@ -257,9 +290,66 @@ func TestKeys(t *testing.T) {
 		}
 		var b strings.Builder
 		d := &Doctor{Getenv: os.Getenv, Clusters: []string{"main"}, report: func(f Finding) { fmt.Fprintf(&b, "%s %s: %s\n", f.Level, f.Check, f.Found) }}
-		d.keys()
+		d.keys(t.Context())
 		if got := b.String(); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// Who has a program of their own for SSH is not told to make a key.
+func TestKeysOfAProgram(t *testing.T) {
+	newWorld(t)
+	t.Setenv("SSH_AUTH_SOCK", "")
+	conf := &config.Client{Clusters: map[string]*config.Cluster{"main": {Nodes: []config.Node{{Name: "n1", SSH: "n1.example:2222"}}}}}
+	if err := conf.Write(config.ClientPath()); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GIT_SSH_COMMAND", "ssh -i k")
+	var b strings.Builder
+	d := &Doctor{Getenv: os.Getenv, Clusters: []string{"main"}, report: func(f Finding) { fmt.Fprintf(&b, "%s %s: %s\n", f.Level, f.Check, f.Found) }}
+	d.keys(t.Context())
+	if want := "ok ssh keys: the program of GIT_SSH_COMMAND connects, and has its own\n"; b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+}
+
+// The programs that Git finds are looked at, whatever they are.
+func TestPrograms(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs programs that are scripts")
+	}
+	for name, c := range map[string]struct {
+		git, helper string // what they print
+		node        bool
+		want        []string
+	}{
+		"of one release":        {"git version 2.40.1", "git-remote-cluster 1", false, []string{"ok git: version 2.40.1", "ok git-remote-cluster: "}},
+		"an old Git":            {"git version 2.30.2", "git-remote-cluster 1", false, []string{"warn git: version 2.30.2 → install Git 2.36 or newer"}},
+		"an old Git, on a node": {"git version 2.30.2", "git-remote-cluster 1", true, []string{"fail git: version 2.30.2 → install Git 2.36 or newer"}},
+		"of two releases":       {"git version 2.40.1", "git-remote-cluster 2", false, []string{"is version 2, and this program 1 → install the programs of one release", "ok git-credential-device: "}},
+		"another's":             {"git version 2.40.1", "something else", false, []string{"fail git-remote-cluster: ", "is another program → "}},
+	} {
+		dir := t.TempDir()
+		for program, prints := range map[string]string{"git": c.git, "git-remote-cluster": c.helper, "git-credential-device": "git-credential-device 1"} {
+			if err := os.WriteFile(filepath.Join(dir, program), []byte("#!/bin/sh\necho '"+prints+"'\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Setenv("PATH", dir)
+		var b strings.Builder
+		d := &Doctor{Version: "1", Environ: os.Environ(), report: func(f Finding) { fmt.Fprintf(&b, "%s %s: %s → %s\n", f.Level, f.Check, f.Found, f.Do) }}
+		if c.node {
+			d.Data = dir
+		}
+		d.programs(t.Context())
+		for _, want := range c.want {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%s: %q is missing in\n%s", name, want, b.String())
+			}
+		}
+		if d.failed != strings.HasPrefix(c.want[0], "fail") {
+			t.Errorf("%s: failed is %v\n%s", name, d.failed, b.String())
 		}
 	}
 }

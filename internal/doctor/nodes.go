@@ -42,10 +42,29 @@ func (d *Doctor) cluster(ctx context.Context, name string) {
 		wait.Go(func() { visits[i] = d.visit(ctx, c) })
 	}
 	wait.Wait()
+	ordinary := areOrdinary(visits)
 	for i, c := range candidates {
+		if ordinary && errors.Is(visits[i].err, client.ErrNoNode) {
+			d.say(OK, "node "+c.Name, "%s lets this account in; it is no node of a cluster, and is used as any SSH server is", c.Addr)
+			continue
+		}
 		d.judge(c, visits[i])
 	}
-	d.agree(name, candidates, visits)
+	if !ordinary {
+		d.agree(name, candidates, visits)
+	}
+}
+
+// areOrdinary reports whether the servers that answer are of no cluster, none of them:
+// somebody's own with copies of repositories. One such among nodes is a mistake.
+func areOrdinary(visits []visit) (ordinary bool) {
+	for _, v := range visits {
+		if v.err == nil {
+			return false
+		}
+		ordinary = ordinary || errors.Is(v.err, client.ErrNoNode)
+	}
+	return ordinary
 }
 
 func (d *Doctor) visit(ctx context.Context, c replica.Candidate) (v visit) {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -83,6 +84,8 @@ type joinReply struct {
 	Initial   string   `json:"initial,omitempty"`   // the journal's members; empty: be a client only
 	Servers   []string `json:"servers,omitempty"`   // the journal's voters
 	Endpoints []string `json:"endpoints,omitempty"` // an etcd cluster that is not embedded
+
+	hostKey ssh.PublicKey // which the node has proved to be its own, with the token
 }
 
 // maxJoinReply is larger: the list of revoked certificates grows with every node
@@ -157,25 +160,29 @@ func Join(ctx context.Context, seed, token string, s Settings) error {
 }
 
 // Enroll makes this machine a device of the cluster that the node at seed belongs
-// to, with its identity in dir: it may fetch as itself, and serves nothing.
-func Enroll(ctx context.Context, seed, token, dir string, name cluster.DeviceName) (*credential.Identity, error) {
+// to, with its identity in dir: it may fetch as itself, and serves nothing. The key is
+// the node's own, which it has proved with the token.
+func Enroll(ctx context.Context, seed, token, dir string, name cluster.DeviceName) (*credential.Identity, ssh.PublicKey, error) {
 	if _, err := cluster.ParseDeviceName(string(name)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	id, secret, err := admin.ParseToken(token)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	identity, err := credential.Prepare(dir, name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	reply, err := askToJoin(ctx, seed, identity.Signer(), id, secret, joinRequest{Name: name, Disk: journal.NewID()}, false)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	identity.Cluster, identity.ClusterID, identity.Hosts = reply.Cluster, reply.ClusterID, reply.Nodes
-	return identity, identity.Save(dir)
+	if !slices.Contains(identity.Hosts, seed) { // it may have another name from here
+		identity.Hosts = append(identity.Hosts, seed)
+	}
+	return identity, reply.hostKey, identity.Save(dir)
 }
 
 // askToJoin is the joiner's side of the conversation.
@@ -251,6 +258,7 @@ func askToJoin(ctx context.Context, seed string, k ssh.Signer, id string, secret
 	if reply.Error != "" {
 		return nil, cluster.WithHint(errors.New(reply.Error), reply.Hint)
 	}
+	reply.hostKey = hostKey
 	return &reply, nil
 }
 

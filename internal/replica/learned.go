@@ -52,10 +52,13 @@ func (q Query) learned(all []Candidate, origin string) []Candidate {
 		}
 		c := Candidate{Name: string(n.Name), Addr: host.Dial(), HostKey: n.HostKey, Region: n.Region, HTTP: n.HTTP, Cluster: list.Cluster, Origin: origin}
 		for _, named := range all { // whoever vouches for it is logged in to alike
-			if named.Origin == origin && !named.Learned() {
-				c.User, c.Identity = named.User, named.Identity
-				break
+			if named.Origin != origin || named.Learned() {
+				continue
 			}
+			if c.Vouchers == nil {
+				c.User, c.Identity = named.User, named.Identity
+			}
+			c.Vouchers = append(c.Vouchers, named.Addr)
 		}
 		all = append(all, c)
 	}

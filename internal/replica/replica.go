@@ -40,6 +40,9 @@ type Candidate struct {
 	Region  string // where it is, if that is known
 	HTTP    string // "host:port" of its HTTPS front, if that is known
 	Cluster string // the id of the cluster that a learned node is of
+	// Vouchers are the addresses of those that the user has named, by whose word a
+	// learned node is one of their cluster.
+	Vouchers []string
 	// Origin names whom the user trusts for this candidate: what it says of its
 	// cluster's nodes may be kept under that name.
 	Origin string
@@ -50,6 +53,9 @@ type Candidate struct {
 	AvoidUntil time.Time     // it has failed, and is tried last until then
 	Pinned     bool
 }
+
+// HostOrigin begins the origin of a candidate that an address names.
+const HostOrigin = "host "
 
 // Learned reports whether only another node has named it, and the user has not.
 func (c Candidate) Learned() bool { return c.Cluster != "" }
@@ -91,6 +97,9 @@ func Find(q Query) ([]Candidate, error) {
 	region := ""
 	if q.Address.Hosts != nil {
 		all = q.fromHosts()
+		if k := q.Cluster(); k != nil {
+			region = k.Region
+		}
 	} else if all, region, err = q.fromConfig(); err != nil {
 		return nil, err
 	}
@@ -128,29 +137,61 @@ func (q Query) fromConfig() (all []Candidate, region string, err error) {
 	return all, k.Region, nil
 }
 
-func (q Query) fromHosts() (all []Candidate) {
-	seen := map[string]bool{}
-	hosts := q.Services
-	if len(hosts) == 0 {
-		for _, h := range q.Address.Hosts {
-			hosts = append(hosts, Service{Host: h})
+// Cluster is the one of the configuration that the address means, or has a host of; nil
+// if there is none.
+func (q Query) Cluster() *config.Cluster {
+	if q.Config == nil {
+		return nil
+	}
+	if q.Address.Hosts == nil {
+		_, k, err := q.Config.Find(q.Address.Cluster)
+		if err != nil {
+			return nil
+		}
+		return k
+	}
+	for _, h := range q.hosts() {
+		if k, _, ok := configured(q.Config, h.Dial()); ok {
+			return k
 		}
 	}
-	for _, h := range hosts {
+	return nil
+}
+
+// hosts are those of the address, or those that the DNS names for it.
+func (q Query) hosts() []Service {
+	if len(q.Services) > 0 {
+		return q.Services
+	}
+	var all []Service
+	for _, h := range q.Address.Hosts {
+		all = append(all, Service{Host: h})
+	}
+	return all
+}
+
+func (q Query) fromHosts() (all []Candidate) {
+	seen := map[string]bool{}
+	var learning []string // the origins of those whose word is taken for others
+	for _, h := range q.hosts() {
 		addr := h.Dial()
 		if seen[addr] {
 			continue
 		}
 		seen[addr] = true
 		c := Candidate{Addr: addr, User: q.Address.User, DefaultPort: h.Port == 0}
-		if k, n, ok := configured(q.Config, addr); ok {
+		k, n, ok := configured(q.Config, addr)
+		if ok {
 			c = candidate(k, n, q.Address.User)
 		}
-		c.Name, c.Origin, c.Priority = h.String(), "host "+addr, h.Priority
+		c.Name, c.Origin, c.Priority = h.String(), HostOrigin+addr, h.Priority
 		all = append(all, c)
+		if !ok || k.Learns() {
+			learning = append(learning, c.Origin)
+		}
 	}
-	for _, named := range all {
-		all = q.learned(all, named.Origin)
+	for _, origin := range learning {
+		all = q.learned(all, origin)
 	}
 	return all
 }

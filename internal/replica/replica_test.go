@@ -114,8 +114,8 @@ func TestLearnedNodes(t *testing.T) {
 	want := []Candidate{
 		{Name: "node1", Addr: "h1:2201", User: "bob", Identity: "/key", HostKey: keyA, KnownHosts: "/known", Region: "eu", Origin: origin},
 		{Name: "node2", Addr: "h2:22", User: "bob", Identity: "/key", KnownHosts: "/known", HTTP: "h2:443", Origin: origin},
-		{Name: "node3", Addr: "h3:2222", User: "bob", Identity: "/key", HostKey: keyC, Cluster: "c1", Origin: origin},
-		{Name: "node9", Addr: "h9:22", User: "bob", Identity: "/key", HostKey: keyB, Cluster: "c1", Origin: origin},
+		{Name: "node3", Addr: "h3:2222", User: "bob", Identity: "/key", HostKey: keyC, Cluster: "c1", Vouchers: []string{"h1:2201", "h2:22"}, Origin: origin},
+		{Name: "node9", Addr: "h9:22", User: "bob", Identity: "/key", HostKey: keyB, Cluster: "c1", Vouchers: []string{"h1:2201", "h2:22"}, Origin: origin},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)
@@ -137,6 +137,39 @@ func TestLearnedNodes(t *testing.T) {
 	if got, _ := Find(q); len(got) < 3 || got[0].Name != "a" || got[1].Name != "b:7" || got[2].Origin != "host a:22" ||
 		!reflect.DeepEqual(asked, []string{"host a:22", "host b:7"}) {
 		t.Errorf("%+v; asked for %q", got, asked)
+	}
+}
+
+// What the configuration says of a cluster holds for an address that names a host of it.
+func TestHostsOfAConfiguredCluster(t *testing.T) {
+	var asked []string
+	never := false
+	k := &config.Cluster{Region: "eu", SyncWait: 7 * time.Second, Learn: &never, Nodes: []config.Node{
+		{Name: "node1", SSH: "h1:2201", Region: "us"}, {Name: "node2", SSH: "h2:2201", Region: "eu"},
+	}}
+	q := Query{Config: &config.Client{Clusters: map[string]*config.Cluster{"demo": k}},
+		Nodes: everywhere(&asked, cluster.NodeAddress{Name: "node3", SSH: "h3:2222", HostKey: keyC})}
+	for address, want := range map[string]string{
+		"cluster://h1:2201,h2:2201/r": "h2:2201 h1:2201", // the one in the region first, and no other
+		"cluster://h1:2201,h9:7/r":    "h1:2201 h9:7 node3",
+		"cluster::r":                  "node2 node1",
+	} {
+		q.Address = parse(t, address)
+		got, err := Find(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, c := range got {
+			names = append(names, c.Name)
+		}
+		if strings.Join(names, " ") != want || q.Cluster() != k {
+			t.Errorf("%s: %q, want %q; of the cluster %+v", address, names, want, q.Cluster())
+		}
+	}
+	q.Address = parse(t, "cluster://h9:7/r")
+	if q.Cluster() != nil {
+		t.Errorf("a host of no cluster: %+v", q.Cluster())
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
+	"gitcluster/internal/credential"
 	"gitcluster/internal/replica"
 )
 
@@ -112,6 +113,21 @@ func (s Server) Learn(ctx context.Context, getenv func(string) string) (client.N
 		return *s.nodes, nil
 	}
 	return s.ask(ctx, getenv)
+}
+
+// LearnAsDevice is Learn for this machine as a device.
+func (s Server) LearnAsDevice(ctx context.Context, getenv func(string) string) (client.Nodes, error) {
+	conn, err := client.ConnectTo(ctx, s.candidate(), func(name string) string {
+		if name == credential.EnvAsDevice {
+			return "1"
+		}
+		return getenv(name)
+	}, true)
+	if err != nil {
+		return client.Nodes{}, err
+	}
+	defer conn.Close()
+	return client.AskNodes(ctx, conn)
 }
 
 func (s Server) ask(ctx context.Context, getenv func(string) string) (client.Nodes, error) {
