@@ -259,7 +259,10 @@ func testChoice(t *testing.T, c *clustertest.Cluster, p *place) {
 	}
 	// Wherever in the conversation the near node falls silent or dies.
 	for _, cut := range []bool{true, false} {
-		for _, bytes := range []int64{0, 1000, 1400, 1800, 2200, 2600, 3000} {
+		for i, bytes := range []int64{0, 1000, 1400, 1800, 2200, 2600, 3000} {
+			if !clustertest.Long() && ((i%2 == 1) == cut || !cut && bytes > 2200) {
+				continue // that a line is dead shows after 25 s, where the service has begun to answer
+			}
 			t.Run(fmt.Sprintf("%d bytes, cut %v", bytes, cut), func(t *testing.T) {
 				p := *p
 				p.t = t

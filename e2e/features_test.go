@@ -144,20 +144,13 @@ func TestCompletion(t *testing.T) {
 			if err := os.WriteFile(script, []byte(shell.script), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for _, line := range []struct{ typed, want string }{
-				{"git-cluster repo sh", "show"},
-				{"git cluster repo sh", "show"},
-				{"git -C . cluster repo show completion/b", "completion/beta"},
-				{"git cluster repo delete completion/al", "completion/alpha"},
-				{"git cluster log --num", "--number"},
-				{"git cluster ssh node2", "node2"},
-				{"git cluster lock completion/b", "completion/beta"},
-				{"git cluster maintain --node node3", "node3"},
-				{"git cluster repo set x --when-degraded w", "warn"},
-				{"git cluster --cluster te", "test"},
-				{"git cluster grant somebody wr", "write"},
-				{"git cluster resolve cluster::completion/al", "cluster::completion/alpha"},
-			} {
+			// The program completes, the shells only ask it: what differs between them
+			// are the ways to ask.
+			lines := completions
+			if shell.name != "bash" {
+				lines = lines[:4]
+			}
+			for _, line := range lines {
 				r := u.Run(dir, shell.name, script, line.typed, dir)
 				if err := r.Err(); err != nil {
 					t.Fatal(err)
@@ -168,6 +161,21 @@ func TestCompletion(t *testing.T) {
 			}
 		})
 	}
+}
+
+var completions = []struct{ typed, want string }{
+	{"git-cluster repo sh", "show"},
+	{"git cluster --cluster te", "test"},
+	{"git -C . cluster repo show completion/b", "completion/beta"},
+	{"git cluster resolve cluster::completion/al", "cluster::completion/alpha"},
+	{"git cluster repo sh", "show"},
+	{"git cluster repo delete completion/al", "completion/alpha"},
+	{"git cluster log --num", "--number"},
+	{"git cluster ssh node2", "node2"},
+	{"git cluster lock completion/b", "completion/beta"},
+	{"git cluster maintain --node node3", "node3"},
+	{"git cluster repo set x --when-degraded w", "warn"},
+	{"git cluster grant somebody wr", "write"},
 }
 
 const bashCompletes = `
