@@ -73,6 +73,9 @@ func eachRepo(cmd *cobra.Command, args []string, do func(name string) error) err
 
 func printVerdicts(w io.Writer, v admin.Verdicts) {
 	for _, d := range v.Verdicts {
+		if d.Mended != "" {
+			fmt.Fprintf(w, "%s: %s: mended: %s\n", v.Name, d.Device, d.Mended)
+		}
 		switch {
 		case d.OK():
 			fmt.Fprintf(w, "%s: %s: ok, version %d, %d refs\n", v.Name, d.Device, d.Position.Version, d.Refs)

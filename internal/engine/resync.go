@@ -316,7 +316,7 @@ func (e *Engine) fetchAll(ctx context.Context, r *replica, wanted *repository.Re
 	var failures []error
 	for _, device := range r.talking(e.Peers.Nearest()) {
 		tell(fmt.Sprintf("Synchronizing from %q…", device))
-		err := e.fetch(ctx, r, r.repo, device, wants, nil)
+		err := e.fetch(ctx, r, r.repo.Apart(), device, wants, nil)
 		if err == nil {
 			return nil
 		}

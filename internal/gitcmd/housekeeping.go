@@ -64,9 +64,9 @@ func ListObjects(dir string) Command {
 	return command(dir, walking, "rev-list", "--objects", "--no-object-names", "--stdin")
 }
 
-// ListStrays prints the values of the refs that belong to this replica alone.
+// ListStrays prints "OID ref" for every ref that belongs to this replica alone.
 func ListStrays(dir string) Command {
-	return command(dir, nil, "for-each-ref", "--format=%(objectname)", cluster.StraysPrefix)
+	return command(dir, nil, "for-each-ref", "--format=%(objectname) %(refname)", cluster.StraysPrefix)
 }
 
 // walking holds where a walk has to prove that objects are there: the commit graph
