@@ -206,7 +206,7 @@ func (e *Engine) changedByHand(ctx context.Context, r *replica) (head journal.He
 		err = errors.New("what the refs name is not complete: objects are missing")
 	}
 	if err == nil {
-		err = repo.SyncObjects()
+		err = repo.SyncAll() // the entry will count this disk, and the operator's tools sync little
 	}
 	return head, wanted, disk, err
 }
