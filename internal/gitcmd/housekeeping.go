@@ -30,6 +30,13 @@ func PackListed(dir, base string) Command {
 	return repack(dir, "--delta-base-offset", "--non-empty", "-q", base)
 }
 
+// IndexPackAgain writes the index of a pack that is in the repository.
+func IndexPackAgain(dir, pack string) Command {
+	c := command(dir, gentle, "index-pack", pack)
+	c.Writes = true
+	return c
+}
+
 func repack(dir string, args ...string) Command {
 	c := command(dir, gentle, append([]string{"pack-objects"}, args...)...)
 	c.Writes = true
