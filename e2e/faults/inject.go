@@ -80,7 +80,7 @@ var kinds = []struct {
 	{"full disk", 3, links},
 	{"wipe", 2, nothing},    // all replicas of a node are gone
 	{"restore", 2, nothing}, // and here there are older ones
-	{oneFaulty, 4, nothing}, // and nothing else, and the others must serve
+	{oneFaulty, 8, nothing}, // and nothing else, and the others must serve
 }
 
 // shortestPause is the least time from the beginning of a fault to that of the next.
