@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
 	"gitcluster/internal/repository"
 )
 
@@ -321,12 +322,39 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // verifyOne reports whether the replica is to be mended.
 func (e *Engine) verifyOne(ctx context.Context, id cluster.RepoID) bool {
-	if _, _, err := e.Journal.LookupID(ctx, id); errors.Is(err, cluster.ErrNotFound) {
+	record, _, err := e.Journal.LookupID(ctx, id)
+	if errors.Is(err, cluster.ErrNotFound) {
 		e.forget(id) // it was deleted while this node was away
+		return false
+	}
+	if err == nil && record.Name == cluster.RestoringName(id) {
+		if err := e.dropUnrestored(ctx, record); err != nil {
+			e.Log.Warn("remove what a restore has left", "repo", id, "error", err)
+		}
 		return false
 	}
 	if v := e.Verify(ctx, id, rand.N(deepEvery) == 0); !v.OK() && ctx.Err() == nil {
 		e.Log.Warn("a replica is not what the journal says", "repo", id, "wrong_refs", v.WrongRefs, "problem", v.Problem)
 	}
 	return errors.Is(e.replica(id).fence(), repository.ErrDamaged)
+}
+
+// dropUnrestored deletes a repository that was being restored by a node that died over
+// it: as long as it lives it holds the claim.
+func (e *Engine) dropUnrestored(ctx context.Context, repo cluster.Repo) error {
+	claim, _, err := e.Journal.ClaimUpkeep(ctx, repo.ID, e.Device)
+	if errors.Is(err, journal.ErrClaimed) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	// Unless it has another name by now.
+	if err := e.Journal.DeleteRepo(ctx, repo); err != nil && !errors.Is(err, cluster.ErrNotFound) {
+		return err
+	}
+	e.Log.Info("removed what a restore that was ended had left", "repo", repo.ID)
+	e.forget(repo.ID)
+	return nil
 }
