@@ -342,7 +342,7 @@ func (r *run) work(ctx context.Context) error {
 	r.living.Go(func() { // it is a client, too
 		<-ctx.Done()
 		i.asking.Lock()
-		i.asking.Unlock()
+		defer i.asking.Unlock()
 	})
 	schedule := draw(r.Seed, int(r.For/shortestPause)+1, r.has(), r.Plan)
 	if len(schedule) > 0 {
