@@ -69,33 +69,61 @@ func TestAcceptLoss(t *testing.T) {
 	for _, n := range c.Nodes {
 		n.Kill()
 	}
-	for _, n := range c.Nodes[1:] {
-		if err := os.RemoveAll(filepath.Join(n.Data, "repositories")); err != nil {
-			t.Fatal(err)
+	config := filepath.Join(strayDir, "config")
+	kept, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, []byte("[broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range c.Nodes {
+		if i > 0 {
+			if err := os.RemoveAll(filepath.Join(n.Data, "repositories")); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := n.Launch(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, n := range c.Nodes[1:] {
+	for _, n := range c.Nodes {
 		if err := n.AwaitReady(40 * time.Second); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if said := u.Via("node2").Run("", "git", "ls-remote", "cluster::loss/a").Refused(t); !strings.Contains(said, `"node1"`) {
-		t.Errorf("a reader is not told where the objects are: %s", said)
-	}
 	run := func(args ...string) clustertest.Result {
 		return u.Run("", append(append([]string{"git-cluster"}, args...), "--data", c.Nodes[1].Data)...)
 	}
+	// Everything is on a node that is up and cannot be asked.
+	for _, args := range [][]string{{"accept-loss", "loss/a"}, {"accept-loss", "loss/a", "--give-up", "1"}} {
+		r := run(args...)
+		if said := r.Refused(t); !strings.Contains(said, "node1 is up and does not say what it has") || !strings.Contains(r.Stdout, "node1 is up") {
+			t.Errorf("%v with a node that fails: %s\n%s", args, said, r.Stdout)
+		}
+	}
+	c.Nodes[0].Kill()
+	if err := os.WriteFile(config, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said := u.Via("node2").Run("", "git", "ls-remote", "cluster::loss/a").Refused(t); !strings.Contains(said, `"node1"`) {
+		t.Errorf("a reader is not told where the objects are: %s", said)
+	}
 	dry := run("accept-loss", "loss/a")
-	dry.Refused(t)
-	for _, want := range []string{"version 1", "boss through node1, 1 refs", "refs/heads/main from " + head + " to absent"} {
+	if said := dry.Refused(t); !strings.Contains(said, "git cluster accept-loss loss/a --give-up 1") {
+		t.Errorf("the dry run does not say how: %s", said)
+	}
+	for _, want := range []string{"version 1", "node1 cannot be reached", "boss through node1, 1 refs", "refs/heads/main from " + head + " to absent"} {
 		if !strings.Contains(dry.Stdout, want) {
 			t.Errorf("the dry run does not say %q:\n%s", want, dry.Stdout)
 		}
 	}
-	if r := run("accept-loss", "loss/a", "--yes"); r.Err() != nil {
+	for _, other := range []string{"1-2", "2", "0", "yes"} {
+		if said := run("accept-loss", "loss/a", "--give-up", other).Refused(t); !strings.Contains(said, "would be given up are 1, not "+other) {
+			t.Errorf("other versions than were shown are given up: %s", said)
+		}
+	}
+	if r := run("accept-loss", "loss/a", "--give-up", "1"); r.Err() != nil {
 		t.Fatal(r.Err())
 	}
 	if got := lsRemote(t, u, "node3", "loss/a"); len(got) != 0 {
@@ -107,8 +135,8 @@ func TestAcceptLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkEverywhere(t, c, "loss/a", map[string]string{"refs/heads/again": other})
-	kept := u.Git(t, "", "-c", "safe.directory=*", "-C", strayDir, "for-each-ref", "refs/strays")
-	if !strings.Contains(kept, head) {
-		t.Errorf("the node that came back did not keep what it had: %q", kept)
+	strays := u.Git(t, "", "-c", "safe.directory=*", "-C", strayDir, "for-each-ref", "refs/strays")
+	if !strings.Contains(strays, head) {
+		t.Errorf("the node that came back did not keep what it had: %q", strays)
 	}
 }

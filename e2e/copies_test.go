@@ -1,42 +1,109 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"gitcluster/internal/clustertest"
 )
 
-// TestPushOutlivesItsDisk takes away the node that took a push, with its data
-// directory, in the moment the client has its "ok": the push is on the others,
-// and reads and writes go on.
+// okLine is what Git traces when it reads that a ref was accepted.
+var okLine = regexp.MustCompile(` packet: +push< ok refs/`)
+
+// TestPushOutlivesItsDisk takes away the node that takes pushes, with its data
+// directory, in the moment a client reads "ok", while others push to branches of their
+// own: every push whose "ok" was read is on the other nodes, and reads and writes go on.
 func TestPushOutlivesItsDisk(t *testing.T) {
+	const clients, oks = 4, 6
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)
 	u.Commit(t, work, "f", "zero")
 	u.Via("node2").Git(t, work, "push", "-q", "cluster::outlive/a", "main")
-	head := u.Commit(t, work, "f", "one")
-	u.Via("node1").Git(t, work, "push", "-q", "cluster::outlive/a", "main")
+	checkEverywhere(t, c, "outlive/a", nil)
 	lost := c.Node(t, "node1")
-	lost.Kill()
+	var (
+		mu      sync.Mutex
+		read    int
+		gone    time.Time
+		acked   = map[string]string{}
+		pending = map[string]string{} // whose end the client did not hear of
+		ended   = make(chan struct{})
+		all     sync.WaitGroup
+	)
+	ok := func(ref string) {
+		mu.Lock()
+		defer mu.Unlock()
+		acked[ref], pending[ref] = pending[ref], ""
+		if read++; read == oks {
+			lost.Kill()
+			gone = time.Now()
+			close(ended)
+		}
+	}
+	for i := range clients {
+		ref, dir := fmt.Sprintf("refs/heads/of/%d", i), newWork(t, u)
+		all.Go(func() {
+			for n := 0; ; n++ {
+				head := u.Commit(t, dir, "f", fmt.Sprint(i, n))
+				mu.Lock()
+				if read >= oks {
+					mu.Unlock()
+					return
+				}
+				pending[ref] = head
+				mu.Unlock()
+				heard := false
+				r := u.With("GIT_TRACE_PACKET=2").Follow(t.Context(), dir, "", func(line string) bool {
+					if !heard && okLine.MatchString(line) {
+						heard = true
+						ok(ref)
+					}
+					return !strings.Contains(line, " packet: ")
+				}, "git", "push", "ssh://node1/outlive/a", "HEAD:"+ref)
+				select {
+				case <-ended:
+					return
+				default:
+				}
+				if err := r.Err(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Fatalf("after a minute %d pushes were accepted", read)
+	}
 	if err := os.RemoveAll(lost.Data); err != nil {
 		t.Fatal(err)
 	}
-	gone := time.Now()
+	shown := map[string]map[string]string{}
 	for _, name := range []string{"node2", "node3"} {
-		if got := lsRemote(t, u, name, "outlive/a")["refs/heads/main"]; got != head {
-			t.Errorf("%s shows %q, acknowledged was %s", name, got, head)
-		}
+		shown[name] = lsRemote(t, u, name, "outlive/a")
 	}
 	u.Commit(t, work, "f", "two")
 	u.Via("node3").Git(t, work, "push", "-q", "cluster::outlive/a", "main")
-	if took := time.Since(gone); took > 5*time.Second {
+	took := time.Since(gone)
+	t.Logf("reads and a push took %v after the node was gone", took)
+	if took > 5*time.Second {
 		t.Errorf("reads and a push took %v after the node was gone", took)
 	}
-	for _, name := range []string{"node2", "node3"} {
+	all.Wait()
+	for name, refs := range shown {
+		for ref, value := range acked {
+			if got := refs[ref]; got != value && (got == "" || got != pending[ref]) {
+				t.Errorf("%s shows %s at %q, acknowledged was %s", name, ref, got, value)
+			}
+		}
 		u.Via(name).Git(t, "", "clone", "-q", "cluster::outlive/a", t.TempDir()+"/clone")
 	}
 }

@@ -74,6 +74,48 @@ func TestRestoredDisk(t *testing.T) {
 	checkEverywhere(t, c, "restored/a", map[string]string{"refs/heads/main": head})
 }
 
+// TestSwappedDisks starts two nodes with each other's replicas, those of one older than
+// the other's. Nobody repairs that, and nothing is lost.
+func TestSwappedDisks(t *testing.T) {
+	c := clustertest.Start(t, 3)
+	u := c.Admin
+	work := newWork(t, u)
+	u.Commit(t, work, "f", "one")
+	u.Via("node1").Git(t, work, "push", "-q", "cluster::swapped/a", "main")
+	checkEverywhere(t, c, "swapped/a", nil)
+	ahead, behind := c.Node(t, "node2"), c.Node(t, "node3")
+	behind.Kill()
+	head := u.Commit(t, work, "f", "two")
+	u.Via("node2").Git(t, work, "push", "-q", "cluster::swapped/a", "main") // on node1 and node2
+	ahead.Kill()
+	swap(t, filepath.Join(ahead.Data, "repositories"), filepath.Join(behind.Data, "repositories"))
+	for _, n := range []*clustertest.Node{ahead, behind} {
+		if err := n.Launch(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []*clustertest.Node{ahead, behind} {
+		if err := n.AwaitReady(40 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkEverywhere(t, c, "swapped/a", map[string]string{"refs/heads/main": head})
+	for _, n := range []*clustertest.Node{ahead, behind} {
+		if !strings.Contains(n.Log(), "this disk is not the one the node ran on last") {
+			t.Errorf("%s did not notice", n.Name)
+		}
+	}
+	// They count as copies again, and lead to the next one.
+	c.Node(t, "node1").Kill()
+	head = u.Commit(t, work, "f", "three")
+	u.Via("node3").Git(t, work, "push", "-q", "cluster::swapped/a", "main")
+	if err := c.Node(t, "node1").Start(); err != nil {
+		t.Fatal(err)
+	}
+	checkEverywhere(t, c, "swapped/a", map[string]string{"refs/heads/main": head})
+	fsck(t, c, "swapped/a")
+}
+
 // TestTwins runs a copy of a node's data directory as a machine of its own. Of the
 // two only one goes on, and the other says why.
 func TestTwins(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 
 	"gitcluster/internal/admin"
 	"gitcluster/internal/cluster"
-	"gitcluster/internal/engine"
 )
 
 func verifyCommand() *cobra.Command {
@@ -73,6 +72,9 @@ func eachRepo(cmd *cobra.Command, args []string, do func(name string) error) err
 
 func printVerdicts(w io.Writer, v admin.Verdicts) {
 	for _, d := range v.Verdicts {
+		if d.Mended != "" {
+			fmt.Fprintf(w, "%s: %s: mended: %s\n", v.Name, d.Device, d.Mended)
+		}
 		switch {
 		case d.OK():
 			fmt.Fprintf(w, "%s: %s: ok, version %d, %d refs\n", v.Name, d.Device, d.Position.Version, d.Refs)
@@ -140,37 +142,29 @@ func repairCommand() *cobra.Command {
 func acceptLossCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "accept-loss REPO", Short: "Give up pushes whose only replicas are gone for good", Args: cobra.ExactArgs(1),
-		Long: "Says which acknowledged pushes no node that can be reached has the objects of, and with --yes gives\nthem up: it saves a bundle of what survives on the best node, and appends one entry to the journal that\nleads back to the newest version that survives. A replica that comes back with what was given up keeps\nit below refs/strays/.",
+		Long: "Says which acknowledged pushes no node that can be reached has the objects of, and with --give-up, which\nnames the versions it has said, gives them up: it saves a bundle of what survives on the best node, and\nappends one entry to the journal that leads back to the newest version that survives. A replica that comes\nback with what was given up keeps it below refs/strays/. While a node is up that does not say what it\nhas, nothing is given up.",
 	}
-	yes := cmd.Flags().Bool("yes", false, "really give them up")
+	versions := cmd.Flags().String("give-up", "", "really give up these `versions`, such as 42-43")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var loss engine.Loss
+		var loss admin.LossFound
 		if err := call(cmd, "repo.loss", admin.RepoLoss{Name: args[0]}, &loss); err != nil {
 			return err
 		}
 		out := cmd.OutOrStdout()
-		fmt.Fprintf(out, "The journal is at version %d. The best replica, on %s, can show version %d.\nThese pushes would be lost:\n", loss.Head, loss.Device, loss.Survives)
-		if loss.Untold > 0 {
-			fmt.Fprintf(out, "  versions %d to %d, of which the journal no longer says what they were\n", loss.Survives+1, loss.Untold)
+		printLoss(out, loss)
+		if err := loss.Refused(); err != nil {
+			return err
 		}
-		for _, e := range loss.Entries {
-			for _, p := range e.Pushes {
-				fmt.Fprintf(out, "  version %d  %s  %s through %s, %d refs\n", e.Version, e.Time.Local().Format(time.DateTime), p.Actor, e.Device, p.Refs)
-			}
-		}
-		if loss.Untold > 0 {
-			fmt.Fprintf(out, "Its refs would be those of version %d again. All other replicas would take them from there, and keep what\nthey have besides below refs/strays/.\n", loss.Survives)
-		} else {
-			fmt.Fprintln(out, "These refs would go back:")
-		}
-		for _, u := range loss.Refs {
-			fmt.Fprintf(out, "  %s from %s to %s\n", u.Ref, orNone(u.Old), orNone(u.New))
-		}
-		if !*yes {
-			return cluster.WithHint(errors.New("nothing was changed"), "if the nodes that have them are gone for good, add --yes")
+		again := fmt.Sprintf("if the nodes that have them are gone for good: git cluster accept-loss %s --give-up %s", args[0], loss.Range())
+		switch *versions {
+		case loss.Range():
+		case "":
+			return cluster.WithHint(errors.New("nothing was changed"), again)
+		default:
+			return cluster.WithHint(fmt.Errorf("nothing was changed: the versions that would be given up are %s, not %s", loss.Range(), *versions), again)
 		}
 		var done admin.LossAccepted
-		if err := call(cmd, "repo.accept-loss", admin.LossAccept{Name: args[0], Loss: loss}, &done); err != nil {
+		if err := call(cmd, "repo.accept-loss", admin.LossAccept{Name: args[0], Loss: loss.Loss}, &done); err != nil {
 			return err
 		}
 		fmt.Fprintf(out, "Given up. %s shows version %d again, as version %d.\n", args[0], loss.Survives, loss.Head+1)
@@ -180,4 +174,32 @@ func acceptLossCommand() *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+func printLoss(out io.Writer, loss admin.LossFound) {
+	fmt.Fprintf(out, "The journal is at version %d. The best replica, on %s, can show version %d.\n", loss.Head, loss.Device, loss.Survives)
+	for _, m := range loss.Missing {
+		what := "cannot be reached, and may have more"
+		if m.Up {
+			what = "is up and does not say what it has"
+		}
+		fmt.Fprintf(out, "%s %s: %s\n", m.Device, what, m.Error)
+	}
+	fmt.Fprintln(out, "These pushes would be lost:")
+	if loss.Untold > 0 {
+		fmt.Fprintf(out, "  versions %d to %d, of which the journal no longer says what they were\n", loss.Survives+1, loss.Untold)
+	}
+	for _, e := range loss.Entries {
+		for _, p := range e.Pushes {
+			fmt.Fprintf(out, "  version %d  %s  %s through %s, %d refs\n", e.Version, e.Time.Local().Format(time.DateTime), p.Actor, e.Device, p.Refs)
+		}
+	}
+	if loss.Untold > 0 {
+		fmt.Fprintf(out, "Its refs would be those of version %d again. All other replicas would take them from there, and keep what\nthey have besides below refs/strays/.\n", loss.Survives)
+	} else {
+		fmt.Fprintln(out, "These refs would go back:")
+	}
+	for _, u := range loss.Refs {
+		fmt.Fprintf(out, "  %s from %s to %s\n", u.Ref, orNone(u.Old), orNone(u.New))
+	}
 }

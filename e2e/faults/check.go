@@ -52,7 +52,12 @@ func (r *run) check(ctx context.Context, sum *Summary) {
 			}
 		}
 	}
-	sum.Operations, sum.Faults = len(h.operations), h.faults
+	sum.Operations, sum.Faults, sum.Alive, sum.Slowest = len(h.operations), h.faults, h.alive, h.slowest
+	for _, o := range h.operations {
+		if o.End-o.Start >= operationLimit {
+			sum.Cut++
+		}
+	}
 	all := h.registers(func(repo string, c change) bool {
 		if c.Value == "" {
 			return happened[key(repo, c.Ref, c.Was, "")]

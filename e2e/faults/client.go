@@ -165,18 +165,23 @@ func (k *client) list(o operation) {
 	o.Kind = "list"
 	r := k.git(&o, operationLimit, k.work[o.Repo], nil, "ls-remote", "--refs", o.Address)
 	if r.Status == 0 {
-		o.Outcome, o.Seen, o.Said = done, map[string]string{}, ""
-		for line := range strings.Lines(r.Stdout) {
-			oid, ref, _ := strings.Cut(strings.TrimSpace(line), "\t")
-			o.Seen[ref] = oid
-		}
-		o.Seen = fold(o.Seen)
+		o.Outcome, o.Seen, o.Said = done, refsIn(r.Stdout), ""
 		k.seen[o.Repo] = maps.Clone(o.Seen)
 	}
 	k.history.add(o)
 	if o.Outcome != done {
 		pause(failurePause)
 	}
+}
+
+// refsIn reads what ls-remote printed.
+func refsIn(text string) map[string]string {
+	seen := map[string]string{}
+	for line := range strings.Lines(text) {
+		oid, ref, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		seen[ref] = oid
+	}
+	return fold(seen)
 }
 
 // fetch gets what a ref reaches, and looks whether it is whole: into the client's

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -64,7 +65,7 @@ func TestBrokenEngines(t *testing.T) {
 			const limit = time.Minute
 			took := time.Duration(0)
 			for seed := uint64(0); took < limit; seed++ {
-				sum := runFor(t, Settings{Seed: seed, For: min(15*time.Second, limit-took), Clients: 4, Repos: 1, Plan: broken[name].plan, Bin: bin, Settle: 5 * time.Second, Hasty: true})
+				sum := runFor(t, Settings{Seed: seed, For: min(cmp.Or(broken[name].takes, 15*time.Second), limit-took), Clients: 4, Repos: 1, Plan: broken[name].plan, Bin: bin, Settle: 5 * time.Second, Hasty: true})
 				t.Log(sum)
 				took += sum.Took
 				if len(sum.Anomalies) > 0 && took <= limit {

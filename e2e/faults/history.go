@@ -67,6 +67,8 @@ type history struct {
 	log        io.Writer
 	operations []operation
 	faults     int
+	alive      int           // how often somebody looked whether a node serves
+	slowest    time.Duration // of those
 	anomalies  []string
 	found      func() // called with each of them, if not nil
 	wipes      []*wipe
@@ -107,6 +109,14 @@ func (h *history) wiped(at time.Duration, all bool) int {
 		}
 	}
 	return len(nodes)
+}
+
+// noteAlive notes how long a node took when somebody looked whether it serves.
+func (h *history) noteAlive(took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.alive++
+	h.slowest = max(h.slowest, took)
 }
 
 func (h *history) now() time.Duration { return time.Since(h.start) }

@@ -80,6 +80,7 @@ var kinds = []struct {
 	{"full disk", 3, links},
 	{"wipe", 2, nothing},    // all replicas of a node are gone
 	{"restore", 2, nothing}, // and here there are older ones
+	{oneFaulty, 8, nothing}, // and nothing else, and the others must serve
 }
 
 // shortestPause is the least time from the beginning of a fault to that of the next.
@@ -141,6 +142,9 @@ type injector struct {
 	refill  func(ctx context.Context, node string) error // waits until a node has everything again
 	alone   sync.Mutex                                   // held by what must not happen to two nodes at once
 	failed  chan error
+	witness witness
+	asking  sync.Mutex                // held while the witness is at work
+	calm    sync.RWMutex              // held by what must be the only fault
 	holds   func(n *clustertest.Node) // looks whether a disk has what it was counted for
 }
 
@@ -177,6 +181,11 @@ func (i *injector) run(ctx context.Context, schedule []fault) error {
 // inject makes one fault happen, waits, and undoes it.
 func (i *injector) inject(ctx context.Context, f fault) error {
 	n := i.cluster.Nodes[f.node]
+	if f.kind == oneFaulty {
+		return i.checkOthers(ctx, f, n)
+	}
+	i.calm.RLock()
+	defer i.calm.RUnlock()
 	switch f.kind {
 	case "cut", "cut one way", "isolate", "cut journal", "cut journal one way", "cut peers", "cut clients":
 		return i.cut(ctx, f)

@@ -9,17 +9,24 @@ import (
 
 // cut makes a fault of the network happen, and heals it.
 func (i *injector) cut(ctx context.Context, f fault) error {
-	pairs, nets := i.severed(f)
 	i.begin(f)
-	var err error
+	heal, err := i.sever(f)
+	i.wait(ctx, 2*f.lasts)
+	return errors.Join(err, heal())
+}
+
+// sever cuts what a fault says, until it is healed.
+func (i *injector) sever(f fault) (heal func() error, err error) {
+	pairs, nets := i.severed(f)
 	for _, p := range pairs {
 		err = errors.Join(err, i.links.Cut(p[0], p[1], nets...))
 	}
-	i.wait(ctx, 2*f.lasts)
-	for _, p := range pairs {
-		err = errors.Join(err, i.links.Heal(p[0], p[1], nets...))
-	}
-	return err
+	return func() (err error) {
+		for _, p := range pairs {
+			err = errors.Join(err, i.links.Heal(p[0], p[1], nets...))
+		}
+		return err
+	}, err
 }
 
 // severed are the pairs of which the first no longer reaches the second, and in which

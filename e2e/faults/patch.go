@@ -62,6 +62,10 @@ var hurries = []patch{
 	{"internal/engine/housekeeping.go", "const upkeepRetry = 6 * time.Hour", "const upkeepRetry = 6 * time.Second"},
 	{"internal/engine/housekeeping.go", "manyPacks   = 24 ", "manyPacks   = 6 "},
 	{"internal/engine/housekeeping.go", "manyRefs    = 1000 ", "manyRefs    = 100 "},
+	{"internal/engine/verify.go", "verifyPause = 10 * time.Second", "verifyPause = time.Second"},
+	{"internal/engine/verify.go", "verifyRound = 24 * time.Hour", "verifyRound = 5 * time.Second"},
+	{"internal/engine/verify.go", "const deepEvery = 7", "const deepEvery = 2"},
+	{"internal/engine/verify.go", "const mendAgain = 10 * time.Minute", "const mendAgain = 5 * time.Second"},
 	{"internal/journal/append.go", "const chunkBytes = 512 << 10", "const chunkBytes = 16 << 10"},
 }
 

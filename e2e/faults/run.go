@@ -83,15 +83,17 @@ var usual = Plan{Looks: 20, Upkeep: 4, Unreached: 10 * time.Second, Leftovers: 1
 type Summary struct {
 	Settings
 	Operations, Faults             int
-	Acknowledged, Refused, Unknown int // changes of refs
-	Lost                           int // acknowledged changes that are not in the journal
+	Acknowledged, Refused, Unknown int           // changes of refs
+	Alive, Cut                     int           // looks whether nodes serve, and operations that had no end when the client gave up
+	Slowest                        time.Duration // of those looks
+	Lost                           int           // acknowledged changes that are not in the journal
 	Anomalies                      []string
 	Took                           time.Duration // from the start of the work to the end of all comparisons
 }
 
 func (s Summary) String() string {
-	return fmt.Sprintf("seed %d: %d operations, %d faults, %d acknowledged, %d refused, %d unclear, %d lost, %d anomalies",
-		s.Seed, s.Operations, s.Faults, s.Acknowledged, s.Refused, s.Unknown, s.Lost, len(s.Anomalies))
+	return fmt.Sprintf("seed %d: %d operations, %d faults, %d acknowledged, %d refused, %d unclear, %d cut off after %v, %d looks who serves (the slowest %v), %d lost, %d anomalies",
+		s.Seed, s.Operations, s.Faults, s.Acknowledged, s.Refused, s.Unknown, s.Cut, operationLimit, s.Alive, s.Slowest.Round(time.Millisecond), s.Lost, len(s.Anomalies))
 }
 
 // found is the first anomalies: one cause often has many.
@@ -235,7 +237,7 @@ func (r *run) openFronts() (err error) {
 			r.branches = append(r.branches, ref)
 		}
 	}
-	for i := range r.Clients {
+	for i := range r.Clients + 1 { // the last is the one that looks who serves
 		r.branches = append(r.branches, ownRef(i))
 	}
 	r.browser, err = r.cluster.Browser()
@@ -318,6 +320,14 @@ func (r *run) work(ctx context.Context) error {
 			return err
 		}
 	}
+	user, token, err := r.user(r.Clients)
+	if err != nil {
+		return err
+	}
+	watcher, err := newClient(r, r.Clients, user, token)
+	if err != nil {
+		return err
+	}
 	r.history.start = time.Now()
 	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, r.For)
@@ -328,6 +338,12 @@ func (r *run) work(ctx context.Context) error {
 	}
 	start(func() error { r.recorder.follow(ctx, r.repos); return nil })
 	i := r.injector()
+	i.witness = watcher
+	r.living.Go(func() { // it is a client, too
+		<-ctx.Done()
+		i.asking.Lock()
+		defer i.asking.Unlock()
+	})
 	schedule := draw(r.Seed, int(r.For/shortestPause)+1, r.has(), r.Plan)
 	if len(schedule) > 0 {
 		start(func() error { return i.run(ctx, schedule) })
@@ -336,7 +352,6 @@ func (r *run) work(ctx context.Context) error {
 	if r.Hasty {
 		r.history.found = cancel
 	}
-	var err error
 	for range running {
 		if e := <-results; e != nil {
 			err = errors.Join(err, e)

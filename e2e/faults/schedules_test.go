@@ -198,6 +198,57 @@ func TestPowerLossAfterOK(t *testing.T) {
 	r.mustBeSound(t)
 }
 
+// TestPowerLossAfterUnlock takes the power of a node when what an operator has made by
+// hand there is an entry that counts its disk: objects as Git writes them for anybody, and
+// refs as an editor does, none of them synced.
+func TestPowerLossAfterUnlock(t *testing.T) {
+	r := schedule(t)
+	if r.states == nil {
+		t.Skip("there is no compiler for C")
+	}
+	k, main := r.someone(t, "main")
+	repo, n := r.repos[0], r.cluster.Nodes[1]
+	first := k.make(t, "")
+	if o := k.pushOnce(main, "", first, "ssh://node1/"+repo); o.Outcome != done {
+		t.Fatalf("%s\n%s", o.Outcome, o.Said)
+	}
+	r.mustShow(t, k, main, first)
+	dir := strings.TrimSpace(k.user.Must(t, "", "git-cluster", "lock", repo, "--data", n.Data))
+	made := k.make(t, first)
+	if err := r.bare(dir, "-c", "fetch.unpackLimit=1000", "-c", "protocol.file.allow=always", "fetch", "-q", k.work[repo], made).Err(); err != nil {
+		t.Fatal(err)
+	}
+	const deep = "refs/heads/by/hand"
+	for _, ref := range []string{main, deep} {
+		path := filepath.Join(dir, ref)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(made+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.user.Must(t, "", "git-cluster", "unlock", repo, "--data", n.Data)
+	n.Kill()
+	if err := r.injector().losePower(fault{}, n); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.wholeOn(n, repo, []string{made})) == 0 {
+		t.Errorf("%s was counted, and has lost what was made by hand", n.Name)
+	}
+	for _, ref := range []string{main, deep} {
+		if got := r.bare(dir, "rev-parse", ref); strings.TrimSpace(got.Stdout) != made {
+			t.Errorf("%s on its disk is %q: %s", ref, got.Stdout, got.Stderr)
+		}
+	}
+	if err := start(n); err != nil {
+		t.Fatal(err)
+	}
+	r.mustShow(t, k, main, made)
+	r.mustShow(t, k, deep, made)
+	r.mustBeSound(t)
+}
+
 // TestOlderThanTheJournal has a node away for longer than the journal keeps entries,
 // large ones among them: it compares itself with a peer.
 func TestOlderThanTheJournal(t *testing.T) {

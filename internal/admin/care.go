@@ -45,6 +45,38 @@ type RepoLoss struct {
 	Name string `json:"name"`
 }
 
+// LossFound is the best answer, and who gave none.
+type LossFound struct {
+	engine.Loss
+	Missing []Missing `json:"missing,omitempty"`
+}
+
+// Missing is a node that did not say what it has.
+type Missing struct {
+	Device cluster.DeviceName `json:"device"`
+	Up     bool               `json:"up,omitempty"` // it answers, or did: what it has may be had
+	Error  string             `json:"error"`
+}
+
+// Range names the versions that would be given up, as "42-43" or "43".
+func (l LossFound) Range() string {
+	if l.Survives+1 >= l.Head {
+		return fmt.Sprint(l.Head)
+	}
+	return fmt.Sprintf("%d-%d", l.Survives+1, l.Head)
+}
+
+// Refused is why nothing may be given up now, or nil: a node that is up may have it all.
+func (l LossFound) Refused() error {
+	for _, m := range l.Missing {
+		if m.Up {
+			return cluster.WithHint(fmt.Errorf("%s is up and does not say what it has: %s", m.Device, m.Error),
+				"it may have what would be given up: mend it first, with `git cluster repair` if its replica is fenced; or stop it if it is to count for nothing")
+		}
+	}
+	return nil
+}
+
 // LossAccept gives up what an engine.Loss told of.
 type LossAccept struct {
 	Name string      `json:"name"`
@@ -171,10 +203,14 @@ func (s *Server) repoLoss(ctx context.Context, id cluster.Identity, p RepoLoss) 
 	if err != nil {
 		return nil, err
 	}
+	return s.loss(ctx, at)
+}
+
+func (s *Server) loss(ctx context.Context, at engine.Resolved) (LossFound, error) {
 	var mu sync.Mutex
 	var best *engine.Loss
 	var whole cluster.DeviceName
-	var failures []error
+	var missing []Missing
 	s.eachNode(ctx, func(ctx context.Context, device cluster.DeviceName) {
 		var l replicaLoss
 		err := s.on(ctx, device, "replica.loss", replicaAsk{Repo: at.Repo.ID}, &l)
@@ -182,28 +218,44 @@ func (s *Server) repoLoss(ctx context.Context, id cluster.Identity, p RepoLoss) 
 		defer mu.Unlock()
 		switch {
 		case err != nil:
-			failures = append(failures, fmt.Errorf("%s: %w", device, err))
+			missing = append(missing, Missing{Device: device, Up: !errors.As(err, new(*unreached)), Error: err.Error()})
 		case l.Nothing:
 			whole = device
 		case best == nil || l.Loss.Survives > best.Survives:
 			best = &l.Loss
 		}
 	})
+	slices.SortFunc(missing, func(a, b Missing) int { return strings.Compare(string(a.Device), string(b.Device)) })
 	switch {
 	case whole != "":
-		return nil, fmt.Errorf("nothing is lost: %q has version %d of %q", whole, at.Head.Version, at.Repo.Name)
+		return LossFound{}, fmt.Errorf("nothing is lost: %q has version %d of %q", whole, at.Head.Version, at.Repo.Name)
 	case best == nil:
-		return nil, fmt.Errorf("no node could say what it has of %q: %w", at.Repo.Name, errors.Join(failures...))
+		var failures []error
+		for _, m := range missing {
+			failures = append(failures, fmt.Errorf("%s: %s", m.Device, m.Error))
+		}
+		return LossFound{}, fmt.Errorf("no node could say what it has of %q: %w", at.Repo.Name, errors.Join(failures...))
 	}
-	return best, nil
+	return LossFound{Loss: *best, Missing: missing}, nil
 }
 
+// lossAccept asks all nodes once more: one may have come back meanwhile.
 func (s *Server) lossAccept(ctx context.Context, id cluster.Identity, p LossAccept) (any, error) {
 	at, err := s.resolve(ctx, id, p.Name, cluster.RoleAdmin)
 	if err != nil {
 		return nil, err
 	}
-	done := LossAccepted{Device: p.Loss.Device}
-	err = s.on(ctx, p.Loss.Device, "replica.accept-loss", replicaAsk{Repo: at.Repo.ID, Loss: p.Loss, Actor: id.String()}, &done.Bundle)
+	now, err := s.loss(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	if now.Head != p.Loss.Head || now.Survives != p.Loss.Survives {
+		return nil, fmt.Errorf("meanwhile the newest version is %d and version %d survives; look again", now.Head, now.Survives)
+	}
+	if err := now.Refused(); err != nil {
+		return nil, err
+	}
+	done := LossAccepted{Device: now.Device}
+	err = s.on(ctx, now.Device, "replica.accept-loss", replicaAsk{Repo: at.Repo.ID, Loss: now.Loss, Actor: id.String()}, &done.Bundle)
 	return done, err
 }

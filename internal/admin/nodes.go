@@ -64,11 +64,16 @@ func (s *Server) on(ctx context.Context, device cluster.DeviceName, method strin
 	}
 	c, err := s.Nodes.Open(ctx, device, Command)
 	if err != nil {
-		return err
+		return &unreached{err}
 	}
 	defer c.Close()
 	return Ask(c, method, params, result)
 }
+
+// unreached is the error of a node that nothing could be asked.
+type unreached struct{ error }
+
+func (u *unreached) Unwrap() error { return u.error }
 
 // Ask is Call over a conversation with another node.
 func Ask(c Conversation, method string, params, result any) error {

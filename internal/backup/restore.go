@@ -239,8 +239,16 @@ func (b *Backup) restore(ctx context.Context, f *folder, r Repository, actor clu
 	}
 	repo := r.Settings
 	repo.ID = cluster.RepoID(journal.NewID())
-	repo.Name, repo.InitialHead = cluster.RepoName("restoring-"+repo.ID), r.Head
+	repo.Name, repo.InitialHead = cluster.RestoringName(repo.ID), r.Head
 	repo.Public, repo.Observe = false, nil // nobody is to see half of it, or to change it
+	claim, _, err := b.Journal.ClaimUpkeep(ctx, repo.ID, b.Device)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(claim.Context(), func() { cancel(context.Cause(claim.Context())) })()
 	if _, err := b.Journal.CreateRepoIn(ctx, repo, r.Position.Epoch+1); err != nil {
 		return err
 	}

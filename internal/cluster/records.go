@@ -88,6 +88,10 @@ func (p RepoPattern) Covers(name RepoName) bool {
 	return string(p) == string(name)
 }
 
+// RestoringName is what a repository is called until it has been restored whole. Whoever
+// restores it holds the claim of its upkeep meanwhile.
+func RestoringName(id RepoID) RepoName { return RepoName("restoring-" + id) }
+
 // A Repo is a repository's settings as the journal keeps them.
 type Repo struct {
 	ID          RepoID       `json:"id"`

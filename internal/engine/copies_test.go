@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -312,6 +313,60 @@ func TestCountedPeerIsWiped(t *testing.T) {
 	}
 	if _, refs := a.sync(); refs["refs/heads/main"] != "" {
 		t.Errorf("the refused push is there: %v", refs)
+	}
+}
+
+// One that was removed counts for nothing either: another must hold the push, or there
+// are too few.
+func TestCountedPeerIsRemoved(t *testing.T) {
+	for _, names := range [][]cluster.DeviceName{{"a", "b"}, {"a", "b", "c"}} {
+		t.Run(fmt.Sprint(len(names), " nodes"), func(t *testing.T) {
+			w := newWorld(t, names...)
+			a, b := w.nodes["a"], w.nodes["b"]
+			base := w.commit()
+			a.accept(set("refs/heads/main", "", base))
+			b.sync()
+			for _, name := range names[2:] {
+				w.nodes[name].setDown(true) // so that b is the one that is counted
+			}
+			one := w.commit(base)
+			times := 0
+			a.At = func(s Step) {
+				if times++; s != StepPrepared || times > 1 {
+					return
+				}
+				if !b.holds(one) {
+					t.Error("prepared without a copy")
+				}
+				if err := a.Journal.RemoveDevice(t.Context(), "b"); err != nil {
+					t.Error(err)
+				}
+				b.setDown(true)
+				for _, name := range names[2:] {
+					w.nodes[name].setDown(false)
+				}
+			}
+			got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", base, one)}}))
+			entries, err := a.Journal.Newest(t.Context(), w.repo.ID, 0, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.Contains(entries[0].Copies, "b") {
+				t.Errorf("the entry counts a node that was removed: %+v", entries[0])
+			}
+			if len(names) == 2 {
+				if _, refs := a.sync(); got["refs/heads/main"] == "" || refs["refs/heads/main"] != string(base) {
+					t.Errorf("with one copy of two: %v, %v", got, refs)
+				}
+				return
+			}
+			if got["refs/heads/main"] != "" && !strings.Contains(got["refs/heads/main"], "has been replaced") {
+				t.Errorf("%v", got)
+			}
+			if got["refs/heads/main"] == "" && !w.nodes["c"].holds(one) {
+				t.Error("accepted with one copy")
+			}
+		})
 	}
 }
 

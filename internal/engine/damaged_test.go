@@ -2,12 +2,14 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
 )
 
 // A replica of which a part is missing comes back by itself, with its node.
@@ -112,6 +114,40 @@ func TestDeletedWhileAway(t *testing.T) {
 	await(t, func() bool { _, err := os.Stat(v.Dir); return err != nil })
 	cancel()
 	<-ended
+}
+
+// What a node that died over a restore has left is removed, and what one is at work on is
+// not.
+func TestUnrestored(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	repo := cluster.Repo{ID: cluster.RepoID(journal.NewID()), Format: cluster.SHA1, InitialHead: "refs/heads/main"}
+	repo.Name = cluster.RestoringName(repo.ID)
+	claim, _, err := a.Journal.ClaimUpkeep(t.Context(), repo.ID, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Create(t.Context(), repo); err != nil {
+		t.Fatal(err)
+	}
+	there := func() bool {
+		_, _, err := a.Journal.LookupID(t.Context(), repo.ID)
+		return !errors.Is(err, cluster.ErrNotFound)
+	}
+	if b.verifyOne(t.Context(), repo.ID); !there() {
+		t.Error("it was removed while it was being restored")
+	}
+	claim.Release()
+	if b.verifyOne(t.Context(), repo.ID); there() {
+		t.Error("it is left")
+	}
+	w.nodes["a"].sync()
+	for _, n := range []*node{a, b} {
+		n.verifyOne(t.Context(), w.repo.ID)
+	}
+	if _, _, err := a.Journal.LookupID(t.Context(), w.repo.ID); err != nil {
+		t.Errorf("another: %v", err)
+	}
 }
 
 // What an operator did to a replica while the hold on it was ended elsewhere is not

@@ -25,7 +25,7 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 	if held, err := e.held(ctx, r, wants, haves); err != nil || held {
 		return err
 	}
-	err := e.gather(ctx, r, r.talking(e.sources(newest)), wants, haves, func(device cluster.DeviceName) {
+	err := e.gather(ctx, r, r.repo, r.talking(e.sources(newest)), wants, haves, func(device cluster.DeviceName) {
 		tell(fmt.Sprintf("Synchronizing from %q (version %d → %d)…", device, from.Version, head.Version))
 	})
 	if !errors.Is(err, cluster.ErrNoReplica) {
@@ -40,8 +40,8 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 // and if the node that took both pushes is gone, none has all: then each half of the
 // wants is looked for by itself, here and at the nodes that answered. That ends at the
 // first value that nobody has; the error is then [cluster.ErrNoReplica].
-func (e *Engine) gather(ctx context.Context, r *replica, devices []cluster.DeviceName, wants, haves []cluster.OID, asking func(cluster.DeviceName)) error {
-	answering, failures, ok := e.fetch(ctx, r, devices, wants, haves, asking)
+func (e *Engine) gather(ctx context.Context, r *replica, repo *repository.Repository, devices []cluster.DeviceName, wants, haves []cluster.OID, asking func(cluster.DeviceName)) error {
+	answering, failures, ok := e.fetch(ctx, r, repo, devices, wants, haves, asking)
 	switch {
 	case ok:
 		return nil
@@ -55,11 +55,13 @@ func (e *Engine) gather(ctx context.Context, r *replica, devices []cluster.Devic
 		if held, err := e.held(ctx, r, part, haves); err != nil {
 			return err
 		} else if !held {
-			if err := e.gather(ctx, r, answering, part, haves, asking); err != nil {
+			if err := e.gather(ctx, r, repo, answering, part, haves, asking); err != nil {
 				return err
 			}
 		}
-		haves = append(haves, part...)
+		if repo == r.repo {
+			haves = append(haves, part...)
+		} // else every pack must be whole by itself
 	}
 	return nil
 }

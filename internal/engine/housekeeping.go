@@ -82,7 +82,7 @@ func (e *Engine) maintain(ctx context.Context, r *replica, full, now bool, u *Up
 	if err != nil {
 		return err
 	}
-	if u.Orphans, err = repo.RemoveOrphans(orphanAge); err != nil {
+	if u.Orphans, err = repo.RemoveOrphans(ctx, orphanAge); err != nil {
 		return err
 	}
 	due, err := e.planUpkeep(repo, full, now)

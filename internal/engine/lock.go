@@ -37,19 +37,45 @@ func (e *Engine) Lock(ctx context.Context, id cluster.RepoID, by string) error {
 	if err := r.repo.SetHeld(true); err != nil {
 		return err
 	}
-	if err := e.Journal.Lock(ctx, id, journal.Lock{Device: e.Device, By: by, Since: time.Now().UTC()}); err != nil {
-		return err
-	}
-	// A push that was appended before the lock is replayed; none comes after.
-	if err := e.journalAhead(ctx, r); err != nil {
-		return err
-	}
-	if err := e.catchUp(ctx, r, func(string) {}); err != nil {
+	if err := e.lockJournal(ctx, r, journal.Lock{Device: e.Device, By: by, Since: time.Now().UTC()}); err != nil {
 		return err
 	}
 	r.hold(e.Device, by)
 	return nil
 }
+
+// lockJournal has the journal lock the repository, and then follows it. If that fails,
+// the disk must not say any longer that it is held: a later life of the node would not
+// trust it. The caller holds apply.
+func (e *Engine) lockJournal(ctx context.Context, r *replica, lock journal.Lock) error {
+	err := e.Journal.Lock(ctx, r.id, lock)
+	if err == nil {
+		// A push that was appended before the lock is replayed; none comes after.
+		if err = e.journalAhead(ctx, r); err == nil {
+			err = e.catchUp(ctx, r, func(string) {})
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	// Also where it is not known whether the lock was made.
+	ctx, cancel := context.WithTimeout(e.ctx, lockPatience)
+	defer cancel()
+	held, lookErr := e.Journal.LockOf(ctx, r.id)
+	if lookErr == nil && held.Device == e.Device {
+		if held.By != lock.By || !held.Since.Equal(lock.Since) {
+			return err // an earlier one of this node's, which still stands
+		}
+		lookErr = e.Journal.Unlock(ctx, r.id, held)
+	}
+	if lookErr != nil && !errors.Is(lookErr, cluster.ErrNotFound) {
+		return errors.Join(err, lookErr)
+	}
+	return errors.Join(err, r.repo.SetHeld(false))
+}
+
+// lockPatience is how long it may take to undo a lock that came to nothing.
+const lockPatience = 5 * time.Second
 
 // hold has the replica serve nobody while an operator changes it.
 func (r *replica) hold(device cluster.DeviceName, by string) {
@@ -206,7 +232,7 @@ func (e *Engine) changedByHand(ctx context.Context, r *replica) (head journal.He
 		err = errors.New("what the refs name is not complete: objects are missing")
 	}
 	if err == nil {
-		err = repo.SyncObjects()
+		err = repo.SyncAll() // the entry will count this disk, and the operator's tools sync little
 	}
 	return head, wanted, disk, err
 }

@@ -1,11 +1,17 @@
 package engine
 
 import (
+	"context"
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/journal"
 )
 
 // held is two nodes with a repository that an operator holds on b.
@@ -62,6 +68,51 @@ func TestRepairWhileHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.same(map[string]string{"refs/heads/main": string(tips[0])})
+}
+
+// A lock that another has leaves no mark on this disk, by which a later life of the node
+// would not trust it.
+func TestLockThatFails(t *testing.T) {
+	w, _, _, _ := held(t)
+	a := w.nodes["a"]
+	v, _ := a.sync()
+	if err := a.Lock(t.Context(), w.repo.ID, "another"); !errors.Is(err, cluster.ErrLocked) {
+		t.Errorf("locked twice: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(v.Dir, "cluster-held")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the disk is marked as held: %v", err)
+	}
+	a.sync()
+}
+
+// One of which nobody knows whether it was made is undone: the operator was told that it
+// failed.
+func TestLockThatIsUnclear(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.nodes["a"]
+	tips := a.history(2)
+	v, _ := a.sync()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := a.replica(w.repo.ID)
+	if err := r.lock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.repo.SetHeld(true); err != nil {
+		t.Fatal(err)
+	}
+	lock := journal.Lock{Device: "a", By: "tester", Since: time.Now().UTC()}
+	if err := a.Journal.Lock(ctx, w.repo.ID, lock); err != nil { // as the attempt below has, unheard
+		t.Fatal(err)
+	}
+	cancel()
+	if err := a.lockJournal(ctx, r, lock); err == nil {
+		t.Error("locked under a context that has ended")
+	}
+	r.unlock()
+	if _, err := os.Stat(filepath.Join(v.Dir, "cluster-held")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the disk is marked as held: %v", err)
+	}
+	a.accept(set("refs/heads/x", "", tips[1]))
 }
 
 // An operator who did not hear that the lock has ended can end it again.

@@ -309,7 +309,7 @@ func (e *Engine) fetchAll(ctx context.Context, r *replica, wanted *repository.Re
 	if held, err := e.held(ctx, r, wants, nil); err != nil || held {
 		return err
 	}
-	err := e.gather(ctx, r, r.talking(e.Peers.Nearest()), wants, nil, func(device cluster.DeviceName) {
+	err := e.gather(ctx, r, r.repo.Apart(), r.talking(e.Peers.Nearest()), wants, nil, func(device cluster.DeviceName) {
 		tell(fmt.Sprintf("Synchronizing from %q…", device))
 	})
 	if errors.Is(err, cluster.ErrNoReplica) {

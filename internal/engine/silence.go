@@ -102,7 +102,7 @@ var errOutpaced = errors.New("another node was faster")
 // it. Whichever begins to answer first is read from; if it fails the others have their
 // turn. Otherwise the failures are those of all, and answering are the peers that did
 // answer. The caller holds apply.
-func (e *Engine) fetch(ctx context.Context, r *replica, devices []cluster.DeviceName, wants, haves []cluster.OID, asking func(cluster.DeviceName)) (answering []cluster.DeviceName, failures []error, ok bool) {
+func (e *Engine) fetch(ctx context.Context, r *replica, repo *repository.Repository, devices []cluster.DeviceName, wants, haves []cluster.OID, asking func(cluster.DeviceName)) (answering []cluster.DeviceName, failures []error, ok bool) {
 	answers := make(chan *question)
 	var open []*question // those of which the answer is waited for
 	left := slices.Clone(devices)
@@ -141,7 +141,7 @@ func (e *Engine) fetch(ctx context.Context, r *replica, devices []cluster.Device
 		err := q.err
 		if err == nil {
 			leave()
-			err = r.repo.ReadPack(ctx, q.from, wants, haves)
+			err = repo.ReadPack(ctx, q.from, wants, haves)
 		}
 		silent, began := q.in.silent(), q.pack != nil
 		q.end()

@@ -196,6 +196,15 @@ func IndexPack(dir, quarantine string) Command {
 	return c
 }
 
+// Apart has a command that works in a quarantine see nothing of the repository's own
+// objects.
+func (c Command) Apart() Command {
+	c.Env = slices.DeleteFunc(slices.Clone(c.Env), func(v string) bool { return strings.HasPrefix(v, alternates) })
+	return c
+}
+
+const alternates = "GIT_ALTERNATE_OBJECT_DIRECTORIES="
+
 // RevList reads revisions on standard input and walks all objects that the
 // plain ones reach and those with "^" do not; it fails when one is missing.
 // With a quarantine, objects there count as present.
@@ -222,9 +231,17 @@ func Bundle(dir, file string) Command {
 	return command(dir, nil, "bundle", "create", "--quiet", file, "--all")
 }
 
-// Fsck checks the repository and the connectivity of its refs.
-func Fsck(dir string) Command {
-	return command(dir, nil, "fsck", "--connectivity-only", "--no-dangling", "--no-progress")
+// Fsck checks the repository and the connectivity of its refs, and what was computed from
+// the objects.
+func Fsck(dir string) Command { return fsck(dir, nil) }
+
+// FsckObjects is [Fsck] that neither checks nor uses what was computed from the objects.
+func FsckObjects(dir string) Command {
+	return fsck(dir, append(slices.Clone(walking), Setting{"core.multiPackIndex", "false"}))
+}
+
+func fsck(dir string, settings []Setting) Command {
+	return command(dir, settings, "fsck", "--connectivity-only", "--no-dangling", "--no-progress")
 }
 
 // Version prints Git's version.
@@ -235,7 +252,7 @@ func Version() Command {
 func quarantined(dir, quarantine string) []string {
 	return []string{
 		"GIT_OBJECT_DIRECTORY=" + quarantine,
-		"GIT_ALTERNATE_OBJECT_DIRECTORIES=" + quotePath(dir+"/objects"),
+		alternates + quotePath(dir+"/objects"),
 	}
 }
 

@@ -37,7 +37,9 @@ func every() map[string]Command {
 		"RevList":            RevList(dir, ""),
 		"RevList/quarantine": RevList(dir, quarantine),
 		"IsAncestor":         IsAncestor(dir, quarantine, oid, oid),
+		"IndexPack/apart":    IndexPack(dir, quarantine).Apart(),
 		"Fsck":               Fsck(dir),
+		"FsckObjects":        FsckObjects(dir),
 		"Version":            Version(),
 	}
 }
@@ -88,7 +90,9 @@ func TestArguments(t *testing.T) {
 		"RevList":            "git rev-list --objects --quiet --stdin",
 		"RevList/quarantine": "git rev-list --objects --quiet --stdin",
 		"IsAncestor":         "git merge-base --is-ancestor " + strings.Repeat("1", 40) + " " + strings.Repeat("1", 40),
+		"IndexPack/apart":    "git index-pack --stdin --fix-thin",
 		"Fsck":               "git fsck --connectivity-only --no-dangling --no-progress",
+		"FsckObjects":        "git fsck --connectivity-only --no-dangling --no-progress",
 		"Version":            "git version",
 	}
 	for name, c := range every() {
@@ -173,7 +177,7 @@ func TestConfiguration(t *testing.T) {
 }
 
 func TestWritesAreMarked(t *testing.T) {
-	writing := []string{"ReceivePack", "Init", "UpdateRef", "SetHead", "IndexPack"}
+	writing := []string{"ReceivePack", "Init", "UpdateRef", "SetHead", "IndexPack", "IndexPack/apart"}
 	for name, c := range every() {
 		if want := slices.Contains(writing, name); c.Writes != want {
 			t.Errorf("%s: writes is %v, want %v", name, c.Writes, want)

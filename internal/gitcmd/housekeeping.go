@@ -30,6 +30,13 @@ func PackListed(dir, base string) Command {
 	return repack(dir, "--delta-base-offset", "--non-empty", "-q", base)
 }
 
+// IndexPackAgain writes the index of a pack that is in the repository.
+func IndexPackAgain(dir, pack string) Command {
+	c := command(dir, gentle, "index-pack", pack)
+	c.Writes = true
+	return c
+}
+
 func repack(dir string, args ...string) Command {
 	c := command(dir, gentle, append([]string{"pack-objects"}, args...)...)
 	c.Writes = true
@@ -64,9 +71,9 @@ func ListObjects(dir string) Command {
 	return command(dir, walking, "rev-list", "--objects", "--no-object-names", "--stdin")
 }
 
-// ListStrays prints the values of the refs that belong to this replica alone.
+// ListStrays prints "OID ref" for every ref that belongs to this replica alone.
 func ListStrays(dir string) Command {
-	return command(dir, nil, "for-each-ref", "--format=%(objectname)", cluster.StraysPrefix)
+	return command(dir, nil, "for-each-ref", "--format=%(objectname) %(refname)", cluster.StraysPrefix)
 }
 
 // walking holds where a walk has to prove that objects are there: the commit graph

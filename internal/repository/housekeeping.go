@@ -342,15 +342,28 @@ func (r *Repository) In(pack string, values []cluster.OID) (map[cluster.OID]bool
 
 // Strays returns the values of the refs that belong to this replica alone.
 func (r *Repository) Strays(ctx context.Context) ([]cluster.OID, error) {
+	refs, err := r.StrayRefs(ctx)
+	var values []cluster.OID
+	for _, u := range refs {
+		values = append(values, u.New)
+	}
+	return values, err
+}
+
+// StrayRefs returns these refs, each with its value.
+func (r *Repository) StrayRefs(ctx context.Context) (refs []cluster.RefUpdate, err error) {
 	out, err := r.run.Output(ctx, gitcmd.ListStrays(r.Dir), nil)
 	if err != nil {
 		return nil, err
 	}
-	var values []cluster.OID
-	for _, line := range strings.Fields(string(out)) {
-		values = append(values, cluster.OID(line))
+	for line := range strings.Lines(string(out)) {
+		oid, ref, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if !ok {
+			return nil, fmt.Errorf("repository %s: unexpected line %q from for-each-ref", r.ID, line)
+		}
+		refs = append(refs, cluster.RefUpdate{Ref: cluster.RefName(ref), New: cluster.OID(oid)})
 	}
-	return values, nil
+	return refs, nil
 }
 
 // Needed returns those of the packs aside that have an object which wants reach,

@@ -22,11 +22,6 @@ func (r *Repository) Closed(ctx context.Context, wants, haves []cluster.OID) (bo
 	return r.closed(ctx, wants, haves, "")
 }
 
-// Fsck walks from every ref and reports what is missing or broken.
-func (r *Repository) Fsck(ctx context.Context) error {
-	return r.run.Run(ctx, gitcmd.Fsck(r.Dir), gitexec.IO{})
-}
-
 // Bundle writes all refs, those kept aside too, and what they reach to a new file,
 // synced to disk.
 func (r *Repository) Bundle(ctx context.Context, file string) error {
@@ -75,7 +70,11 @@ func (r *Repository) ReadPack(ctx context.Context, rd io.Reader, wants, haves []
 		return err
 	}
 	defer os.RemoveAll(quarantine)
-	if err := r.run.Run(ctx, gitcmd.IndexPack(r.Dir, quarantine), gitexec.IO{Stdin: in}); err != nil {
+	c := gitcmd.IndexPack(r.Dir, quarantine)
+	if r.apart {
+		c = c.Apart()
+	}
+	if err := r.run.Run(ctx, c, gitexec.IO{Stdin: in}); err != nil {
 		return err
 	}
 	if err := r.mustBeClosed(ctx, wants, haves, quarantine); err != nil {
@@ -160,7 +159,11 @@ func (r *Repository) closed(ctx context.Context, wants, haves []cluster.OID, qua
 	if len(wants) == 0 {
 		return true, nil
 	}
-	err := r.run.Run(ctx, gitcmd.RevList(r.Dir, quarantine), gitexec.IO{Stdin: revisions(wants, haves)})
+	c := gitcmd.RevList(r.Dir, quarantine)
+	if r.apart && quarantine != "" {
+		c = c.Apart()
+	}
+	err := r.run.Run(ctx, c, gitexec.IO{Stdin: revisions(wants, haves)})
 	if context.Cause(ctx) != nil {
 		return false, context.Cause(ctx)
 	}

@@ -2,6 +2,7 @@ package repository
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -9,15 +10,24 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"gitcluster/internal/gitcmd"
+	"gitcluster/internal/gitexec"
 )
 
 // RemoveOrphans removes what killed processes left among the objects, has been there
 // for an age and was not written to for as long. By the clock alone it would take what
 // is being written for old when the clock is set forward.
-func (r *Repository) RemoveOrphans(age time.Duration) (n int, err error) {
+//
+// A pack without an index is no orphan before Git could not index it: one that a process
+// was killed over may also be one whose index a disk has lost.
+func (r *Repository) RemoveOrphans(ctx context.Context, age time.Duration) (n int, err error) {
 	before := time.Now().Add(-age)
 	if err := r.releasePacks(age, before); err != nil {
 		return 0, err
+	}
+	if n, err = r.indexPacks(ctx, age, before); err != nil {
+		return n, err
 	}
 	for dir, prefixes := range leftovers(r.Dir) {
 		entries, err := os.ReadDir(dir)
@@ -73,6 +83,53 @@ func (r *Repository) releasePacks(age time.Duration, before time.Time) error {
 		}
 	}
 	return nil
+}
+
+// indexPacks indexes packs that have no index, as a process leaves them that is killed
+// while it moves packs in or takes them away, and removes those that cannot be indexed,
+// and what belongs to packs that are gone. It returns how much it has removed.
+func (r *Repository) indexPacks(ctx context.Context, age time.Duration, before time.Time) (n int, err error) {
+	entries, err := os.ReadDir(r.packDir())
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return 0, err
+	}
+	there := map[string]bool{}
+	for _, e := range entries {
+		there[e.Name()] = true
+	}
+	for _, e := range entries {
+		path, ending := filepath.Join(r.packDir(), e.Name()), filepath.Ext(e.Name())
+		name := strings.TrimSuffix(e.Name(), ending)
+		switch {
+		case !strings.HasPrefix(name, "pack-") || there[name+".idx"]:
+			continue
+		case ending != ".pack" && (there[name+".pack"] || ending != ".rev" && ending != ".bitmap" && ending != ".mtimes"):
+			continue
+		case !r.old(path, age) || writtenSince(path, before):
+			continue
+		}
+		r.store.seen.Delete(path)
+		if ending == ".pack" {
+			err := r.run.Run(ctx, gitcmd.IndexPackAgain(r.Dir, path), gitexec.IO{})
+			if err == nil {
+				if err := r.SyncObjects(); err != nil {
+					return n, err
+				}
+				continue
+			}
+			if exit := (*gitexec.ExitError)(nil); !errors.As(err, &exit) || exit.Status <= 0 || context.Cause(ctx) != nil {
+				return n, err
+			}
+		}
+		if err := r.removePacks([]string{name}); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 // leftovers are the beginnings of the names that unfinished work has, by folder.

@@ -167,6 +167,7 @@ type Repository struct {
 	Dir   string
 	run   *gitexec.Runner
 	store *Store
+	apart bool // a pack that comes must be whole without what is here
 }
 
 const appliedFile = "cluster-applied"
@@ -338,6 +339,15 @@ func cleanRepository(dir string) error {
 
 // removeMatching removes what begins with one of the prefixes.
 func removeMatching(dir string, prefixes ...string) error {
+	return removeIf(dir, prefixes, strings.HasPrefix)
+}
+
+// removeEnding removes what ends with one of the suffixes.
+func removeEnding(dir string, suffixes ...string) error {
+	return removeIf(dir, suffixes, strings.HasSuffix)
+}
+
+func removeIf(dir string, parts []string, is func(name, part string) bool) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a damaged repository must not keep a node from its start
@@ -346,8 +356,8 @@ func removeMatching(dir string, prefixes ...string) error {
 		return err
 	}
 	for _, e := range entries {
-		for _, prefix := range prefixes {
-			if strings.HasPrefix(e.Name(), prefix) {
+		for _, part := range parts {
+			if is(e.Name(), part) {
 				if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 					return err
 				}

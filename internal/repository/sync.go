@@ -41,6 +41,15 @@ func (r *Repository) SyncObjects() error {
 	return syncDirs(filepath.Join(r.Dir, "objects", "pack"), filepath.Join(r.Dir, "objects"))
 }
 
+// SyncAll syncs whatever is in the repository, also what somebody else has written
+// there: Git itself leaves out loose objects, the directories of them, and refs.
+func (r *Repository) SyncAll() error {
+	if canSyncFS() {
+		return syncFS(r.Dir)
+	}
+	return syncTree(r.Dir)
+}
+
 func syncDirs(dirs ...string) error {
 	for _, dir := range dirs {
 		if err := syncPath(dir); err != nil {
