@@ -55,4 +55,13 @@ func TestJournalOlderThanConfirmed(t *testing.T) {
 		t.Error("it shows a trace")
 	}
 	u.Via("node1").Must(t, "", "git", "ls-remote", "cluster::old/a")
+
+	// As the hint says.
+	if err := os.RemoveAll(filepath.Join(journal, "member")); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitVoters(t, node, 3)
 }

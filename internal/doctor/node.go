@@ -112,7 +112,7 @@ func (d *Doctor) journal(st admin.Status) {
 	}
 	switch full := st.Full(); {
 	case full != "":
-		d.tell(Fail, "journal", "the node of its leader makes room where it can, and logs what keeps it from that; git cluster repo delete removes what nobody needs", "it takes no writes: it is full on %s", full)
+		d.tell(Fail, "journal", "the node of its leader removes old entries and makes room within minutes, or logs what keeps it from that; git cluster repo delete removes what nobody needs", "it takes no writes: it is full on %s", full)
 	case len(down) > 0:
 		d.tell(Warn, "journal", "start them, or disable those that are gone for good", "not up: %s", strings.Join(down, ", "))
 	case voters > 0 && len(st.Nodes) >= 3 && voters < 3:

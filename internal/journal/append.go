@@ -217,40 +217,6 @@ func (j *Journal) Entries(ctx context.Context, id cluster.RepoID, after, upTo cl
 	}
 }
 
-// Trim removes the entries before the version oldest. The newest is never
-// removed. A replica that needs one of them compares itself with a peer instead.
-func (j *Journal) Trim(ctx context.Context, id cluster.RepoID, oldest cluster.Version) error {
-	// First the word that they are gone, then they: a reader that finds one
-	// missing finds out why.
-	err := changeRecord(ctx, j, keyHead+string(id), fmt.Sprintf("head of %s", id), func(h *Head) error {
-		if oldest > h.Version {
-			return fmt.Errorf("trim to version %d of %d", oldest, h.Version)
-		}
-		h.Oldest = max(h.Oldest, oldest)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for {
-		r, err := j.get(ctx, entryKey(id, 0), clientv3.WithRange(entryKey(id, oldest)), clientv3.WithLimit(entryPage))
-		if err != nil || len(r.Kvs) == 0 {
-			return err
-		}
-		var ops []clientv3.Op
-		for _, kv := range r.Kvs {
-			ops = append(ops, clientv3.OpDelete(string(kv.Key)))
-			var e Entry
-			if json.Unmarshal(kv.Value, &e) == nil && e.ChunkID != "" {
-				ops = append(ops, clientv3.OpDelete(keyChunk+string(id)+"/"+e.ChunkID+"/", clientv3.WithPrefix()))
-			}
-		}
-		if _, err := j.kv.Txn(ctx).Then(ops...).Commit(); err != nil {
-			return unavailable(err)
-		}
-	}
-}
-
 // Newest returns at most limit entries, the newest first, of the versions before
 // the given one, or all if that is 0. The update list of a large entry is left
 // out: who looks through the log wants to see many entries and not all of one.

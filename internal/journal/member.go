@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -35,7 +33,7 @@ type MemberConfig struct {
 	Client    string   // host:port it listens on for clients
 	Cluster   string   // the cluster's id, so that servers of two clusters never talk
 	Initial   string   // "name=https://host:port,…" of all members at its first start
-	Existing  bool     // its first start joins a cluster that is there
+	Existing  bool     // it does not make the cluster
 	Servers   []string // servers of that cluster, which are asked for its members then
 	Advertise string   // host others reach it by, if not that of Peer and Client
 	Log       string   // file for etcd's own log
@@ -90,7 +88,10 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		return nil, err
 	}
 	server, err := c.start(ctx, cfg)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNotMember), errors.Is(err, ErrLost):
+		return nil, err
+	case err != nil:
 		return nil, cluster.WithHint(fmt.Errorf("start the journal's server: %w", err), "its log is "+c.Log)
 	}
 	m := &Member{etcd: server, log: logger, ended: make(chan struct{})}
@@ -103,83 +104,6 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 		return nil, err
 	}
 	return m, nil
-}
-
-// ErrNotMember: the cluster does not know the server that was to start for the
-// first time. It has lost its place, or never had one.
-var ErrNotMember = errors.New("the journal's servers do not know this one")
-
-// start starts the server. One that joins must name all members there are, which
-// may be others than at its admission, and must be known to the one it asks,
-// which may lag; so that is tried again for a while.
-func (c MemberConfig) start(ctx context.Context, cfg *embed.Config) (*embed.Etcd, error) {
-	_, err := os.Stat(filepath.Join(c.Dir, "member"))
-	first := c.Existing && errors.Is(err, fs.ErrNotExist)
-	for deadline := time.Now().Add(joinPatience); ; {
-		if first && len(c.Servers) > 0 {
-			now, known, err := c.members(ctx, cfg.AdvertisePeerUrls[0].String())
-			if err == nil && !known {
-				return nil, ErrNotMember
-			}
-			if err == nil {
-				cfg.InitialCluster = now
-			}
-		}
-		server, err := embed.StartEtcd(cfg)
-		if err == nil || !first || !notYetKnown(err) || time.Now().After(deadline) {
-			return server, err
-		}
-		if err := pause(ctx, 200*time.Millisecond); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// members asks the cluster for the initial cluster of a server that joins, and
-// whether it knows that one.
-func (c MemberConfig) members(ctx context.Context, self string) (initial string, known bool, err error) {
-	client, err := Dial(c.Servers, c.TLS)
-	if err != nil {
-		return "", false, err
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	list, err := client.MemberList(ctx)
-	if err != nil {
-		return "", false, err
-	}
-	isSelf := func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, self) }
-	return initialCluster(list.Members, isSelf, c.Name), slices.ContainsFunc(list.Members, isSelf), nil
-}
-
-// initialCluster lists members as "name=URL,…". Etcd compares the URLs; for a
-// member that has not started, and so has no name, any will do.
-func initialCluster(members []*etcdserverpb.Member, isSelf func(*etcdserverpb.Member) bool, self string) string {
-	var all []string
-	for _, m := range members {
-		who := m.Name
-		switch {
-		case isSelf(m):
-			who = self
-		case who == "":
-			who = fmt.Sprintf("pending-%x", m.ID)
-		}
-		for _, u := range m.PeerURLs {
-			all = append(all, who+"="+u)
-		}
-	}
-	return strings.Join(all, ",")
-}
-
-// joinPatience is how long a server that joins waits until the others know it.
-const joinPatience = 10 * time.Second
-
-// notYetKnown reports whether a server could not join because another server's
-// membership does not show it. Etcd has no error value for that.
-func notYetKnown(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "member count is unequal") || strings.Contains(text, "cannot fetch cluster info") || strings.Contains(text, "unmatched member")
 }
 
 // closePatience bounds Close: a leader whose followers stop at the same moment
@@ -307,6 +231,12 @@ func urls(endpoints []string, secure bool) []string {
 	return all
 }
 
+// Address is where the server's clients reach it, host:port.
+func (c MemberConfig) Address() string {
+	u := advertised(address(c.Client), c.Advertise)
+	return u.Host
+}
+
 func address(hostport string) url.URL { return url.URL{Scheme: "https", Host: hostport} }
 
 func advertised(u url.URL, host string) url.URL {
@@ -331,7 +261,7 @@ func (w lastWords) OnWrite(entry *zapcore.CheckedEntry, _ []zapcore.Field) {
 	fmt.Fprintf(os.Stderr, "git-cluster: the journal's server gave up: %s\n", firstLine(entry.Message))
 	hint := "its log is " + string(w)
 	if strings.Contains(entry.Message, "out of range") {
-		hint = "this node's journal is older than what the node has confirmed to the others: the directory is a copy or was restored; join again with an empty one, under another name (log: " + string(w) + ")"
+		hint = "this node's journal is older than what the node has confirmed to the others: it is a copy or was restored; remove journal/member from the data directory, and the node's server begins anew by itself (log: " + string(w) + ")"
 	}
 	fmt.Fprintln(os.Stderr, "hint:", hint)
 	os.Exit(1)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -81,8 +80,16 @@ func (m *Members) tend(ctx context.Context) (settled bool, err error) {
 }
 
 func (m *Members) tendSeat(ctx context.Context, members []*etcdserverpb.Member) error {
-	own := m.server()
+	m.mu.Lock()
+	own, closed := m.own, m.closed
+	m.mu.Unlock()
+	if closed {
+		return nil
+	}
 	if own == nil {
+		if given, err := m.giveUp(ctx, members); given || err != nil {
+			return err
+		}
 		if !m.myTurn(ctx, members) {
 			return nil
 		}
@@ -140,7 +147,7 @@ func (m *Members) take(ctx context.Context) error {
 		return err
 	}
 	// What a former server left is that of another member.
-	if err := os.RemoveAll(c.Dir); err != nil {
+	if err := c.clear(); err != nil {
 		return err
 	}
 	c.Initial, c.Existing, c.Servers = initial, true, m.client.Endpoints()
@@ -197,7 +204,13 @@ func (m *Members) leave(own *Member) error {
 	if err := m.seat.Remember(""); err != nil {
 		return err
 	}
-	return os.RemoveAll(m.seat.Server.Dir)
+	if err := m.seat.Server.clear(); err != nil {
+		return err
+	}
+	if marked, err := m.seat.Server.marked(); err != nil || marked != own.id() {
+		return err
+	}
+	return m.seat.Server.unmark()
 }
 
 // leavePatience is how long a server that was taken out may take to stop. Its files

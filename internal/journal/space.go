@@ -31,6 +31,8 @@ type Upkeep struct {
 	every, sweepEvery time.Duration
 	smallest          int64                // a file that is not worth the time
 	tried, trouble    map[uint64]time.Time // when a file was rewritten, and when that failed
+	looked            time.Time            // when it last looked for entries to remove
+	told              bool                 // every head says since when its entries are there
 	said              string
 }
 
@@ -66,6 +68,8 @@ func (u *Upkeep) once(ctx context.Context) error {
 	var err error
 	if u.members != nil && u.members.leads() {
 		err = u.space(ctx)
+	} else {
+		u.told = false // another may have died in the middle of it
 	}
 	removed, sweepErr := u.journal.Sweep(ctx, u.sweepEvery)
 	if removed > 0 {
@@ -88,8 +92,8 @@ type database struct {
 // end: it would come again at once.
 func (d database) near() bool { return d.size > d.quota/10*9 }
 
-// space makes room where an alarm asks for it, and has at most one file rewritten
-// of which half is free.
+// space makes room where an alarm asks for it, keeps it from being needed, and has at
+// most one file rewritten of which half is free.
 func (u *Upkeep) space(ctx context.Context) error {
 	all, down, err := u.databases(ctx)
 	if err != nil {
@@ -97,6 +101,14 @@ func (u *Upkeep) space(ctx context.Context) error {
 	}
 	if slices.ContainsFunc(all, func(d database) bool { return d.full }) {
 		return u.makeRoom(ctx)
+	}
+	if err := u.tell(ctx); err != nil {
+		return err
+	}
+	if time.Since(u.looked) > trimmedFor {
+		if _, err := u.trim(ctx, all, false); err != nil {
+			return err
+		}
 	}
 	for _, d := range all {
 		switch {
@@ -162,17 +174,53 @@ func full(s *clientv3.StatusResponse) (members []uint64) {
 }
 
 // makeRoom frees what is no longer needed, has the files shrink that are near the
-// quota, and ends the alarm if none is after that. Nothing is written meanwhile, so
-// the leader takes its turn whoever else is down.
+// quota, and ends the alarm if none is after that. If that is not enough, old entries
+// go as well. Nothing is written meanwhile, so the leader takes its turn whoever else
+// is down.
 func (u *Upkeep) makeRoom(ctx context.Context) error {
-	now, err := u.journal.get(ctx, keyCluster, clientv3.WithCountOnly())
-	if err != nil {
-		return err
+	full := u.shrink(ctx)
+	if errors.Is(full, errFull) {
+		all, _, err := u.databases(ctx)
+		if err != nil {
+			return err
+		}
+		u.told = false // nothing but what removes is let through now
+		removed, err := u.trim(ctx, all, true)
+		if err != nil {
+			return err
+		}
+		if removed > 0 {
+			clear(u.tried)
+			full = u.shrink(ctx)
+		}
 	}
-	long, cancel := context.WithTimeout(ctx, defragmentPatience)
-	defer cancel()
-	if _, err := u.members.client.Compact(long, now.Header.Revision, clientv3.WithCompactPhysical()); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+	if full != nil {
+		return full
+	}
+	alarms, err := u.members.client.AlarmList(ctx)
+	if err != nil {
 		return unavailable(err)
+	}
+	for _, alarm := range alarms.Alarms {
+		if alarm.Alarm != etcdserverpb.AlarmType_NOSPACE {
+			continue
+		}
+		if _, err := u.members.client.AlarmDisarm(ctx, &clientv3.AlarmMember{MemberID: alarm.MemberID, Alarm: alarm.Alarm}); err != nil {
+			return unavailable(err)
+		}
+	}
+	u.log.Warn("the journal was full, and takes writes again")
+	return u.tell(ctx)
+}
+
+// errFull: what the journal holds leaves no room.
+var errFull = errors.New("the journal is full")
+
+// shrink frees what was and is no more, and has the files rewritten that are near the
+// quota.
+func (u *Upkeep) shrink(ctx context.Context) error {
+	if err := u.compact(ctx); err != nil {
+		return err
 	}
 	all, _, err := u.databases(ctx)
 	if err != nil {
@@ -197,22 +245,23 @@ func (u *Upkeep) makeRoom(ctx context.Context) error {
 			all[i].size = s.DbSize
 		}
 		if all[i].near() {
-			return fmt.Errorf("the journal is full: what it holds takes %d MiB of the %d MiB it may have on %q", d.used>>20, d.quota>>20, d.member.Name)
+			return fmt.Errorf("%w: what it holds takes %d MiB of the %d MiB it may have on %q", errFull, d.used>>20, d.quota>>20, d.member.Name)
 		}
 	}
-	alarms, err := u.members.client.AlarmList(ctx)
+	return nil
+}
+
+// compact has the servers forget what was, and free its pages.
+func (u *Upkeep) compact(ctx context.Context) error {
+	now, err := u.journal.get(ctx, keyCluster, clientv3.WithCountOnly())
 	if err != nil {
+		return err
+	}
+	long, cancel := context.WithTimeout(ctx, defragmentPatience)
+	defer cancel()
+	if _, err := u.members.client.Compact(long, now.Header.Revision, clientv3.WithCompactPhysical()); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 		return unavailable(err)
 	}
-	for _, alarm := range alarms.Alarms {
-		if alarm.Alarm != etcdserverpb.AlarmType_NOSPACE {
-			continue
-		}
-		if _, err := u.members.client.AlarmDisarm(ctx, &clientv3.AlarmMember{MemberID: alarm.MemberID, Alarm: alarm.Alarm}); err != nil {
-			return unavailable(err)
-		}
-	}
-	u.log.Warn("the journal was full, and takes writes again")
 	return nil
 }
 

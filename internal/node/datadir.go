@@ -33,6 +33,7 @@ import (
 //	tls/             its credentials for the journal, and which of others' count no more
 //	http/            the certificate of its HTTPS front, if it made one
 //	journal/         the embedded etcd server's data
+//	journal-member   the id that server has among the others, from before it took part
 //	journal-servers  where the journal's voters were last seen
 //	journal-seat     whether it has such a server, if that has changed since it joined
 //	repositories/    the replicas

@@ -97,7 +97,7 @@ func Init(ctx context.Context, s InitSettings) error {
 		if err := durable.WriteFile(d.path("incarnation"), []byte(incarnation+"\n"), 0o600); err != nil {
 			return err
 		}
-		member, client, err := d.dial(ctx, self, slog.New(slog.DiscardHandler))
+		member, client, err := d.dial(ctx, self, true, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}

@@ -102,7 +102,7 @@ func (n *Node) open(ctx context.Context, version string) (err error) {
 		return err
 	}
 	var member *journal.Member
-	if member, n.client, err = n.dir.dial(ctx, n.self, n.log); err != nil {
+	if member, n.client, err = n.dir.dial(ctx, n.self, false, n.log); err != nil {
 		return err
 	}
 	n.journal = journal.New(n.client)

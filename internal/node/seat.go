@@ -3,11 +3,14 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
+	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/durable"
 	"gitcluster/internal/journal"
@@ -75,8 +78,9 @@ func (n *Node) turn(ctx context.Context, seated map[string]bool) (before int, ok
 	return before, ok
 }
 
-// dial starts the embedded server, if this node has one, and makes a client.
-func (d dataDir) dial(ctx context.Context, self *config.Self, log *slog.Logger) (*journal.Member, *journal.Client, error) {
+// dial starts the embedded server, if this node has one, and makes a client. Only the
+// node that founds the cluster starts a server that knows no other.
+func (d dataDir) dial(ctx context.Context, self *config.Self, founds bool, log *slog.Logger) (*journal.Member, *journal.Client, error) {
 	j := self.Journal
 	if len(j.Endpoints) > 0 {
 		client, err := journal.Dial(j.Endpoints, j.TLS)
@@ -93,13 +97,23 @@ func (d dataDir) dial(ctx context.Context, self *config.Self, log *slog.Logger) 
 	var member *journal.Member
 	if seated {
 		c := d.server(self)
-		c.Initial, c.Existing, c.Servers = initial, initial != "", servers
+		c.Initial, c.Existing, c.Servers = initial, !founds, others(servers, c.Address())
 		member, err = journal.StartMember(ctx, c)
 		switch {
 		case errors.Is(err, journal.ErrNotMember):
 			// It was admitted long ago, and others have its place.
 			log.Warn("this node's server has lost its place in the journal before it started", "error", err)
 			err = d.saveSeat("")
+		case errors.Is(err, journal.ErrLost) && len(c.Servers) == 0:
+			// The others, if there are any, have copies, and no vote.
+			err = cluster.WithHint(fmt.Errorf("%w, and there was no other that votes", err),
+				"put "+c.Dir+" back as it last was: its disk may not be mounted; if it is lost, `git cluster init` a new cluster and `git cluster restore` a backup")
+		case errors.Is(err, journal.ErrLost):
+			log.Warn("this node's server of the journal does not start; the node goes on without, and begins anew with another when a majority of the others answers", "error", err, "others", c.Servers)
+			servers, err = c.Servers, nil
+		case errors.Is(err, cluster.ErrUnavailable) && len(c.Servers) > 0:
+			log.Warn("this node's server of the journal does not start for the first time before a majority of the others answers", "error", err, "others", c.Servers)
+			err = nil
 		case err == nil && len(servers) == 0:
 			servers = []string{j.Client}
 		}
@@ -112,4 +126,9 @@ func (d dataDir) dial(ctx context.Context, self *config.Self, log *slog.Logger) 
 		member.Close()
 	}
 	return member, client, err
+}
+
+// others returns the servers without the node's own.
+func others(servers []string, own string) []string {
+	return slices.DeleteFunc(slices.Clone(servers), func(s string) bool { return s == own })
 }
