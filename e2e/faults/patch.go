@@ -47,7 +47,7 @@ var points = []patch{
 	// A peer has stored a copy and its answer is not sent.
 	hit("internal/engine/copies.go", "taken", "return e.Incarnation, r.fence()"),
 	// A catch-up lacks objects and has asked for none.
-	hit("internal/engine/fetch.go", "missed", "var failures []error\n\tfor _, device := range r.talking(e.sources(newest)) {"),
+	hit("internal/engine/fetch.go", "missed", "err := e.gather(ctx, r, r.repo, r.talking(e.sources(newest)), wants, haves, func(device cluster.DeviceName) {"),
 	// A catch-up has the objects and not the refs; has the refs, and not its position.
 	hit("internal/engine/catchup.go", "fetched", "if err := write(ctx, r.repo, r.table, updates); err != nil {"),
 	hit("internal/engine/catchup.go", "replayed", "if r.table.Digest() != head.Digest {"),

@@ -265,15 +265,15 @@ func (e *Engine) Sync(ctx context.Context, at Resolved, tell func(string)) (View
 	if at.Stale {
 		return e.staleView(at.Repo, r)
 	}
-	if err := e.reach(ctx, r, at.Head, tell); err != nil {
-		return View{}, err
-	}
-	if !e.Store.Has(r.id) {
-		// Somebody has removed it, or its disk is gone, since it was brought here.
-		r.disbelieve()
+	for again := false; ; again = true {
 		if err := e.reach(ctx, r, at.Head, tell); err != nil {
 			return View{}, err
 		}
+		if again || e.Store.Has(r.id) {
+			break
+		}
+		// Somebody has removed it, or its disk is gone, since it was brought here.
+		r.disbelieve()
 	}
 	applied := r.position()
 	return View{Repo: at.Repo, Dir: e.Store.Path(at.Repo.ID), Applied: applied, Waited: time.Since(start), Generation: r.currentGeneration()}, nil

@@ -134,7 +134,9 @@ func (e *Engine) fetch(ctx context.Context, r *replica, repo *repository.Reposit
 		case q = <-answers:
 			hedge.Stop()
 		case <-hedge.C:
-			next()
+			if len(open) < 2 { // to look through a large repository is work for each of them
+				next()
+			}
 			continue
 		}
 		open = slices.DeleteFunc(open, func(o *question) bool { return o == q })

@@ -78,16 +78,31 @@ func (r *ring) start(name, peer, initial string, seeds ...string) *ringNode {
 
 func (n *ringNode) stop() {
 	n.stopped.Do(func() {
+		server := n.server()
 		n.client.Close()
 		n.Members.Close()
+		if server == nil {
+			return
+		}
+		// A leader that finds no successor goes on for a while; a process would be gone.
+		select {
+		case <-server.ended:
+		case <-time.After(30 * time.Second):
+		}
 	})
 }
 
-// join admits a node through another and starts it.
+// join admits a node through another and starts it. It is told of the servers that the
+// other asks, which vote.
 func (r *ring) join(name string, through *ringNode) *ringNode {
 	r.t.Helper()
 	peer := freeAddr()
-	return r.start(name, peer, r.admit(through, name, peer), through.addr)
+	initial := r.admit(through, name, peer)
+	var seeds []string
+	for _, e := range through.client.Endpoints() {
+		seeds = append(seeds, strings.TrimPrefix(e, "https://"))
+	}
+	return r.start(name, peer, initial, seeds...)
 }
 
 func (r *ring) admit(through *ringNode, name, peer string) string {

@@ -107,24 +107,37 @@ func (c MemberConfig) first(cfg *embed.Config, id uint64) (*embed.Etcd, error) {
 }
 
 // members asks the cluster for the server that joins, if it is a member, and for its
-// initial cluster.
+// initial cluster. Of the servers one answers that votes: another refuses, or is down.
 func (c MemberConfig) members(ctx context.Context, peerURL string) (self *etcdserverpb.Member, initial string, err error) {
-	client, err := Dial(c.Servers, c.TLS)
+	var failures []error
+	for _, server := range c.Servers {
+		list, err := c.listAt(ctx, server)
+		if err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", server, err))
+			continue
+		}
+		isSelf := func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, peerURL) }
+		if i := slices.IndexFunc(list, isSelf); i >= 0 {
+			self = list[i]
+		}
+		return self, initialCluster(list, isSelf, c.Name), nil
+	}
+	return nil, "", errors.Join(failures...)
+}
+
+func (c MemberConfig) listAt(ctx context.Context, server string) ([]*etcdserverpb.Member, error) {
+	client, err := Dial([]string{server}, c.TLS)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	list, err := client.MemberList(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	isSelf := func(m *etcdserverpb.Member) bool { return slices.Contains(m.PeerURLs, peerURL) }
-	if i := slices.IndexFunc(list.Members, isSelf); i >= 0 {
-		self = list.Members[i]
-	}
-	return self, initialCluster(list.Members, isSelf, c.Name), nil
+	return list.Members, nil
 }
 
 // initialCluster lists members as "name=URL,…". Etcd compares the URLs; for a
