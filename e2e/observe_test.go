@@ -416,8 +416,12 @@ func TestDeviceFromAnUntrustedNetwork(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "device")
 	device := c.NewUser(t, "machine").With("GIT_CLUSTER_DEVICE_DIR="+dir, "SSH_AUTH_SOCK=", "GIT_SSH_COMMAND=", "PHABRICATOR_AS_DEVICE=1")
 	token := u.Must(t, "", "git-cluster", "token", "create", "--device")
-	if err := device.Feed("", token+"\n", "git-cluster", "device", "enroll", c.Nodes[0].SSH, "--token", "-", "--name", "ci7").Err(); err != nil {
+	r := device.Feed("", token+"\n", "git-cluster", "device", "enroll", c.Nodes[0].SSH, "--token", "-", "--name", "ci7")
+	if err := r.Err(); err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(r.Stderr, "does not let this device in yet") {
+		t.Errorf("enrolling says %q", r.Stderr)
 	}
 	refused := func(what string) string {
 		t.Helper()

@@ -10,6 +10,7 @@ import (
 
 	"gitcluster/internal/address"
 	"gitcluster/internal/admin"
+	"gitcluster/internal/client"
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/config"
 	"gitcluster/internal/credential"
@@ -55,7 +56,7 @@ func deviceEnroll() *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "Enrolled as device %q of the cluster %q; its identity is in %s.\n", id.Name, id.Cluster, dir)
-		form, err := configureDevice(cmd, setup.Server{Host: host, Key: key})
+		form, err := configureDevice(cmd, setup.Server{Host: host, Key: key}, id)
 		if err != nil {
 			return fmt.Errorf("the device is enrolled; add its cluster to the client configuration: %w", err)
 		}
@@ -66,15 +67,21 @@ func deviceEnroll() *cobra.Command {
 }
 
 // configureDevice adds the cluster of a node to the client configuration, and
-// returns the form of its addresses.
-func configureDevice(cmd *cobra.Command, server setup.Server) (form string, err error) {
+// returns the form of its addresses. Where the device is not let in yet, because an
+// administrator has to trust its network first, that one node is all there is to add; it
+// tells of the others when the device comes to it.
+func configureDevice(cmd *cobra.Command, server setup.Server, id *credential.Identity) (form string, err error) {
 	nodes, err := server.LearnAsDevice(cmd.Context(), os.Getenv)
-	if err != nil {
-		return "", err
-	}
-	c, err := server.Cluster(nodes, "")
-	if err != nil {
-		return "", err
+	var c *config.Cluster
+	if err == nil {
+		c, err = server.Cluster(nodes, "")
+		if err != nil {
+			return "", err
+		}
+	} else {
+		fmt.Fprintf(cmd.ErrOrStderr(), "git-cluster: the cluster does not let this device in yet: %v\n", err)
+		nodes = client.Nodes{Name: id.Cluster}
+		c = server.Alone()
 	}
 	form, err = addCluster(cmd, config.ClientPath(), nodes.Name, c, nodes, false)
 	if errors.Is(err, config.ErrOtherCluster) {

@@ -192,9 +192,11 @@ func addCluster(cmd *cobra.Command, path, name string, c *config.Cluster, nodes 
 	case err != nil:
 		return "", err
 	}
-	tellUse(cmd.OutOrStdout(), path, name, len(nodes.Nodes), added)
-	if err := client.Remember(cmd.Context(), name, nodes.NodeList, os.Getenv); err != nil {
-		return "", err
+	tellUse(cmd.OutOrStdout(), path, name, len(c.Nodes), added)
+	if len(nodes.Nodes) > 0 {
+		if err := client.Remember(cmd.Context(), name, nodes.NodeList, os.Getenv); err != nil {
+			return "", err
+		}
 	}
 	conf, err := config.LoadClient(path)
 	if err != nil {
@@ -208,6 +210,8 @@ func addCluster(cmd *cobra.Command, path, name string, c *config.Cluster, nodes 
 
 func tellUse(out io.Writer, path, name string, nodes int, added config.Addition) {
 	switch {
+	case added.New && nodes == 1:
+		fmt.Fprintf(out, "Added the cluster %q with one node to %s.\n", name, path)
 	case added.New:
 		fmt.Fprintf(out, "Added the cluster %q with %d nodes to %s.\n", name, nodes, path)
 	case len(added.Nodes) > 0:

@@ -139,6 +139,12 @@ func (s Server) ask(ctx context.Context, getenv func(string) string) (client.Nod
 	return client.AskNodes(ctx, conn)
 }
 
+// Alone is what the client's file should say of a cluster of which nothing is known but
+// the server.
+func (s Server) Alone() *config.Cluster {
+	return &config.Cluster{Nodes: []config.Node{{Name: "seed", SSH: s.Host.String(), HostKey: line(s.Key)}}}
+}
+
 // Cluster is what the client's file should say of a cluster, by the word of the
 // server that was asked: its nodes, with the keys they must show. region is where
 // this machine is, or "".
