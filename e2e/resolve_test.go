@@ -18,7 +18,7 @@ func TestResolvedAddresses(t *testing.T) {
 	u := addUser(t, "resolver", "--admin")
 	work := newWork(t, u)
 	head := u.Commit(t, work, "f", "one")
-	u.Git(t, work, "push", "-q", "cluster::resolve/a", "main")
+	u.Git(t, work, "push", "-q", "cluster::resolved/a", "main")
 	identity := strings.TrimSuffix(u.PublicKey(), ".pub")
 
 	home := t.TempDir()
@@ -36,13 +36,13 @@ func TestResolvedAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := u.With("HOME="+home, "XDG_CACHE_HOME="+filepath.Join(home, "cache"), config.EnvClient+"="+filepath.Join(home, "client.toml"))
-	if got := v.Git(t, home, "ls-remote", "cluster::resolve/a", "main"); !strings.HasPrefix(got, head) { // learns the HTTPS addresses
+	if got := v.Git(t, home, "ls-remote", "cluster::resolved/a", "main"); !strings.HasPrefix(got, head) { // learns the HTTPS addresses
 		t.Fatalf("%q, want %s", got, head)
 	}
 	plain := v.With("GIT_SSH_COMMAND=ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o IdentitiesOnly=yes -i " + identity)
 	token := u.Token(t)
 	for _, tc := range []struct{ address, user string }{
-		{"cluster::resolve/a", "somebody"}, {"cluster::alice@resolve/a", "alice"}, {"cluster://" + c.Nodes[0].SSH + "/resolve/a", "somebody"},
+		{"cluster::resolved/a", "somebody"}, {"cluster::alice@resolved/a", "alice"}, {"cluster://" + c.Nodes[0].SSH + "/resolved/a", "somebody"},
 	} {
 		var r struct{ Replicas []struct{ SSH, HTTPS string } }
 		if err := json.Unmarshal([]byte(v.Must(t, home, "git-cluster", "resolve", "--json", tc.address)), &r); err != nil {
