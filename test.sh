@@ -18,7 +18,7 @@ staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 main() {
 	cd "$(dirname "$0")"
 	root=$(pwd)
-	long=${GIT_CLUSTER_TEST_LONG:-} limit=22m
+	long=${GIT_CLUSTER_TEST_LONG:-} limit=26m
 	[ -z "$long" ] || limit=3h
 	started=$(date +%s) failed='' passed=0 skipped='' policy='' work=''
 	trap clean_up EXIT
