@@ -94,7 +94,7 @@ var helperModules = []string{
 
 // helperWithout are packages of the standard library that the helper has no
 // use for and that would make its start slower.
-var helperWithout = []string{"net/http", "html/template", "text/template"}
+var helperWithout = []string{"crypto/tls", "html/template", "log/slog", "net/http", "regexp", "text/template"}
 
 // A goPackage is what `go list` says of a package.
 type goPackage struct {
@@ -253,6 +253,25 @@ func light(t *testing.T, program string, without, modules []string) {
 		}
 		for path, example := range foreign {
 			t.Errorf("on %s, %s depends on %s of %s, which is not in the list of what it may be made of", system, program, example, path)
+		}
+	}
+}
+
+// What Git starts for each fetch or push must not look up first how many processors its
+// control group may use.
+func TestShortProgramsSkipControlGroups(t *testing.T) {
+	noticeChanges(t)
+	for _, program := range []string{"git-remote-cluster", "git-credential-device", "git-cluster-hook"} {
+		cmd := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.DefaultGODEBUG}}", "../cmd/"+program)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings := strings.Split(strings.TrimSpace(string(out)), ",")
+		for _, want := range []string{"containermaxprocs=0", "updatemaxprocs=0"} {
+			if !slices.Contains(settings, want) {
+				t.Errorf("%s is built without %s: %q", program, want, settings)
+			}
 		}
 	}
 }

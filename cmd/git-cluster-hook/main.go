@@ -1,3 +1,9 @@
+// A process as short as this gains nothing from the share of its control group, which
+// Go's runtime would look up in several files before anything else.
+
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command git-cluster-hook is what Git runs as a hook of a push on a node, and where
 // several fetch at once instead of pack-objects: it hands that over to the node and
 // waits. It is a program of its own because each push starts it, and a small one

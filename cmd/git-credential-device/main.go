@@ -1,3 +1,9 @@
+// A process as short as this gains nothing from the share of its control group, which
+// Go's runtime would look up in several files before anything else.
+
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command git-credential-device is the credential helper by which Git acts as
 // this machine instead of as a person.
 package main
