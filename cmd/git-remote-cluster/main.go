@@ -48,14 +48,15 @@ func main() {
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(exitStatus(client.Run(ctx, client.Params{
-		Args:      os.Args[1:],
-		In:        os.Stdin,
-		Out:       os.Stdout,
-		Err:       os.Stderr,
-		Getenv:    os.Getenv,
+	os.Exit(exitStatus(client.Run(context.Background(), client.Params{
+		Args:   os.Args[1:],
+		In:     os.Stdin,
+		Out:    os.Stdout,
+		Err:    os.Stderr,
+		Getenv: os.Getenv,
+		Watch: func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		},
 		GitConfig: client.GitConfig,
 		Cache:     nodecache.Open(),
 		LookupSRV: net.DefaultResolver.LookupSRV,

@@ -33,6 +33,10 @@ type Params struct {
 	Out    io.Writer
 	Err    io.Writer
 	Getenv func(string) string
+	// Watch gives a context that ends when somebody wants us to end, as
+	// [signal.NotifyContext] does. It is called when Git has its first answer: until
+	// then the system ends the process, and nothing has to be tidied up. May be nil.
+	Watch func(context.Context) (context.Context, context.CancelFunc)
 	// GitConfig runs `git config` with these arguments where Git runs us and
 	// returns what it prints. It runs while the first replica is dialed.
 	GitConfig func(ctx context.Context, args ...string) ([]byte, error)
@@ -65,11 +69,20 @@ const keepAlive = 5 * time.Second
 // Run serves Git until it has what it asked for. It returns soon after the
 // context has ended.
 func Run(ctx context.Context, p Params) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	out := &lineWriter{w: p.Err}
 	c := &connector{Params: p, log: out, trace: newTracer(p.Getenv(EnvTrace), out.raw()), settings: make(chan settings, 1)}
-	go func() { c.settings <- readSettings(ctx, p.GitConfig) }()
+	unwatch := func() {}
+	defer func() { unwatch() }()
+	c.prepare = func() {
+		if p.Watch != nil {
+			var watched context.Context
+			watched, unwatch = p.Watch(ctx)
+			context.AfterFunc(watched, func() { cancel(context.Cause(watched)) })
+		}
+		go func() { c.settings <- readSettings(ctx, p.GitConfig) }()
+	}
 	err := remotehelper.Serve(ctx, p.In, p.Out, c)
 	c.Cache.Save()
 	c.traceEnd(err)
@@ -93,6 +106,7 @@ type connector struct {
 	Params
 	log      *lineWriter
 	trace    *tracer
+	prepare  func()
 	settings chan settings // gets one value
 	found    *stream       // what Connect returned last
 
@@ -107,6 +121,9 @@ type request struct {
 	path    string
 	settings
 }
+
+// Prepare begins what is needed whichever replica serves.
+func (c *connector) Prepare() { c.prepare() }
 
 // Connect finds the replica that serves.
 func (c *connector) Connect(ctx context.Context, service remotehelper.Service, o remotehelper.Options) (remotehelper.Stream, error) {

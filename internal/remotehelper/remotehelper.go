@@ -19,6 +19,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
@@ -49,6 +50,10 @@ type Options struct {
 
 // A Connector finds a server and starts a service there.
 type Connector interface {
+	// Prepare is called once, before Connect: when Git has its first answer and goes
+	// on to say what it wants. What Connect will need may begin then, and must not
+	// begin earlier, since Git waits for that answer. It returns at once.
+	Prepare()
 	// Connect returns when the service has started to answer, or has started
 	// if it is one that does not speak first: the last moment at which another
 	// server could still be tried. The stream ends with the context.
@@ -91,6 +96,7 @@ const bufferSize = 128 << 10
 // leave a read of in behind, which ends with the process.
 func Serve(ctx context.Context, in io.Reader, out io.Writer, c Connector) error {
 	h := &helper{in: bufio.NewReaderSize(in, bufferSize), out: out, connector: c, options: Options{Verbosity: 1}}
+	prepare := sync.OnceFunc(c.Prepare)
 	for {
 		line, err := h.readLine(ctx)
 		if err == io.EOF {
@@ -108,6 +114,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, c Connector) error 
 		case "option":
 			err = h.option(arg)
 		case "connect":
+			prepare()
 			return h.connect(ctx, Service(arg))
 		default:
 			return fmt.Errorf("unknown command %q from git", clip(command))
@@ -115,6 +122,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, c Connector) error 
 		if err != nil {
 			return err
 		}
+		prepare()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -49,6 +50,8 @@ func newFake() (f *fakeStream, heard *io.PipeReader, speak *io.PipeWriter) {
 
 type connectFunc func(context.Context, Service, Options) (Stream, error)
 
+func (f connectFunc) Prepare() {}
+
 func (f connectFunc) Connect(ctx context.Context, s Service, o Options) (Stream, error) {
 	return f(ctx, s, o)
 }
@@ -83,6 +86,40 @@ func TestCommands(t *testing.T) {
 	}
 	if service != UploadPack || options != (Options{Verbosity: 3, Progress: true, Family: "ipv6", ServicePath: `a "b" ä`}) {
 		t.Errorf("connect %s %+v", service, options)
+	}
+}
+
+// A preparing notes what Git had been told when it was to prepare.
+type preparing struct {
+	connectFunc
+	out  *bytes.Buffer
+	told []string
+}
+
+func (p *preparing) Prepare() { p.told = append(p.told, p.out.String()) }
+
+// Git's first answer waits for nothing, and Connect finds everything begun.
+func TestPrepare(t *testing.T) {
+	stop := errors.New("stop")
+	for in, want := range map[string][]string{
+		"capabilities\noption verbosity 1\nconnect git-upload-pack\n": {"connect\noption\n\n"},
+		"capabilities\n\n":          {"connect\noption\n\n"},
+		"option verbosity 1\n\n":    {"ok\n"},
+		"connect git-upload-pack\n": {""},
+		"list\n":                    nil,
+		"":                          nil,
+	} {
+		p := &preparing{out: new(bytes.Buffer)}
+		p.connectFunc = func(context.Context, Service, Options) (Stream, error) {
+			if p.told == nil {
+				t.Errorf("%q: Connect before Prepare", in)
+			}
+			return nil, stop
+		}
+		Serve(t.Context(), strings.NewReader(in), p.out, p)
+		if !slices.Equal(p.told, want) {
+			t.Errorf("%q: prepared after %q, want %q", in, p.told, want)
+		}
 	}
 }
 

@@ -132,38 +132,38 @@ func (e *evaluation) other(l *line) {
 		}
 		return
 	}
-	if harmless, ok := beyondUs[l.key]; ok {
+	if harmless, ok := beyondUs(l.key); ok {
 		if e.first(l) && !slices.Contains(harmless, value) {
 			e.beyond(l.name, l)
 		}
 		return
 	}
-	if !ignored[l.key] && !matchHost(l.key, e.unknown) {
+	if !slices.Contains(strings.Fields(ignored), l.key) && !matchHost(l.key, e.unknown) {
 		e.beyond(l.name, l) // a newer ssh may know it
 	}
 }
 
-// beyondUs are the settings for which ssh has to be run, except with these
-// values.
-var beyondUs = map[string][]string{
-	"bindaddress":                      {},
-	"bindinterface":                    {},
-	"canonicalizehostname":             {"no", "false"},
-	"knownhostscommand":                {"none"},
-	"nohostauthenticationforlocalhost": {"no", "false"},
-	"permitlocalcommand":               {"no", "false"},
-	"pkcs11provider":                   {"none"},
-	"proxyusefdpass":                   {"no", "false"},
-	"pubkeyauthentication":             {"yes", "true", "unbound", "host-bound"},
-	"remotecommand":                    {"none"},
-	"revokedhostkeys":                  {"none"},
-	"securitykeyprovider":              {"internal"},
-	"smartcarddevice":                  {"none"},
+// beyondUs reports whether ssh has to be run for a setting, and with which values not.
+// It is no table, since whoever starts this program would wait until that is made.
+func beyondUs(key string) (harmless []string, ok bool) {
+	switch key {
+	case "bindaddress", "bindinterface":
+		return nil, true
+	case "canonicalizehostname", "nohostauthenticationforlocalhost", "permitlocalcommand", "proxyusefdpass":
+		return []string{"no", "false"}, true
+	case "knownhostscommand", "pkcs11provider", "remotecommand", "revokedhostkeys", "smartcarddevice":
+		return []string{"none"}, true
+	case "pubkeyauthentication":
+		return []string{"yes", "true", "unbound", "host-bound"}, true
+	case "securitykeyprovider":
+		return []string{"internal"}, true
+	}
+	return nil, false
 }
 
 // ignored are the settings that make no difference to a Git command: they are
 // about terminals and forwardings, about speed, or about other ways to log in.
-var ignored = names(`
+const ignored = `
 	canonicaldomains canonicalizefallbacklocal canonicalizemaxdots canonicalizepermittedcnames
 	challengeresponseauthentication channeltimeout checkhostip cipher clearallforwardings compression compressionlevel
 	connectionattempts controlmaster controlpersist dynamicforward enableescapecommandline enablesshkeysign
@@ -176,15 +176,7 @@ var ignored = names(`
 	remoteforward requesttty rhostsrsaauthentication rsaauthentication sendenv serveralivecountmax
 	serveraliveinterval sessiontype setenv skeyauthentication stdinnull streamlocalbindmask streamlocalbindunlink
 	syslogfacility tag tcpkeepalive tisauthentication tunnel tunneldevice updatehostkeys useprivilegedport useroaming
-	verifyhostkeydns versionaddendum visualhostkey warnweakcrypto xauthlocation`)
-
-func names(list string) map[string]bool {
-	set := map[string]bool{}
-	for _, name := range strings.Fields(list) {
-		set[name] = true
-	}
-	return set
-}
+	verifyhostkeydns versionaddendum visualhostkey warnweakcrypto xauthlocation`
 
 // first reports whether a setting has no value yet, and notes that it has one now.
 func (e *evaluation) first(l *line) bool {
