@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -272,6 +273,49 @@ func TestShortProgramsSkipControlGroups(t *testing.T) {
 			if !slices.Contains(settings, want) {
 				t.Errorf("%s is built without %s: %q", program, want, settings)
 			}
+		}
+	}
+}
+
+// Whoever starts one of these programs waits for what its packages make beforehand. What
+// is needed only now and then, such as a table, is made when it is needed.
+func TestShortProgramsMakeLittleBeforehand(t *testing.T) {
+	noticeChanges(t)
+	const most = 4 // allocations, of this module's packages together
+	dir := t.TempDir()
+	for _, program := range []string{"git-remote-cluster", "git-cluster-hook"} {
+		binary := filepath.Join(dir, program)
+		if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../cmd/"+program).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		cmd := exec.CommandContext(t.Context(), binary, "--version")
+		cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+		traced, made := 0, 0
+		var ours []string
+		for line := range strings.Lines(stderr.String()) {
+			// init PACKAGE @TIME ms, TIME ms clock, N bytes, N allocs
+			fields := strings.Fields(line)
+			if len(fields) != 11 || fields[0] != "init" {
+				continue
+			}
+			traced++
+			if n, err := strconv.Atoi(fields[9]); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			} else if isOurs(fields[1]) && n > 0 {
+				made += n
+				ours = append(ours, line)
+			}
+		}
+		if traced == 0 {
+			t.Errorf("%s says nothing of its packages: %q", program, stderr.String())
+		}
+		if made > most {
+			t.Errorf("the module's packages make %d allocations before %s begins, at most %d are wanted:\n%s", made, program, most, strings.Join(ours, ""))
 		}
 	}
 }

@@ -51,7 +51,7 @@ func (r Remote) ListRefs() (Command, error) {
 // come on standard input, one a line. It keeps one pack, of what the repository
 // and its alternates did not have.
 func (r Remote) Fetch(dir string) (Command, error) {
-	return r.command(dir, fetching, "fetch", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules",
+	return r.command(dir, fetching(), "fetch", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules",
 		"--progress", "--stdin", "--end-of-options", r.URI.String())
 }
 
@@ -59,11 +59,15 @@ func (r Remote) Fetch(dir string) (Command, error) {
 // that it borrows the objects of the one at dir.
 func Alternates(dir string) string { return quotePath(filepath.Join(dir, "objects")) + "\n" }
 
-var fetching = append([]Setting{
-	{"core.fsync", "none"}, // what is fetched is thrown away when it has been imported
-	{"fetch.unpackLimit", "1"},
-	{"fetch.fsckObjects", "true"},
-}, harmless("fetch")...)
+// fetching is no variable: the helper and the hook would make it at each start, for
+// nothing.
+func fetching() []Setting {
+	return append([]Setting{
+		{"core.fsync", "none"}, // what is fetched is thrown away when it has been imported
+		{"fetch.unpackLimit", "1"},
+		{"fetch.fsckObjects", "true"},
+	}, harmless("fetch")...)
+}
 
 // harmless lets pass the mistakes of old tools that receive-pack lets pass.
 func harmless(service string) (settings []Setting) {
