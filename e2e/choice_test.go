@@ -200,7 +200,6 @@ var breakages = []breakage{
 // TestChoice has three nodes at different distances. The near one is chosen,
 // and whatever happens to it, another serves in time and the user is told.
 func TestChoice(t *testing.T) {
-	t.Parallel()
 	c := clustertest.Start(t, 3)
 	work := newWork(t, c.Admin)
 	c.Admin.Commit(t, work, "f", "one")
@@ -283,7 +282,6 @@ func testChoice(t *testing.T, c *clustertest.Cluster, p *place) {
 
 // TestChoiceThroughAProgram has ssh connect, which says nothing of what it waits for.
 func TestChoiceThroughAProgram(t *testing.T) {
-	t.Parallel()
 	c := clustertest.Start(t, 3)
 	work := newWork(t, c.Admin)
 	c.Admin.Commit(t, work, "f", "one")
@@ -326,7 +324,6 @@ func TestChoiceThroughAProgram(t *testing.T) {
 
 // TestLongSync has the near node behind by something that takes a while to get.
 func TestLongSync(t *testing.T) {
-	t.Parallel()
 	c := clustertest.Start(t, 3)
 	inPlaces(t, c, testLongSync, time.Millisecond, 40*time.Millisecond, 120*time.Millisecond)
 }
@@ -427,7 +424,6 @@ func grow(t *testing.T, c *clustertest.Cluster, work string, seed int) {
 // TestRoundTrips counts the sequential round trips of a fetch that brings nothing,
 // by what they cost over a slow link, beside those of OpenSSH.
 func TestRoundTrips(t *testing.T) {
-	t.Parallel()
 	c := sharedCluster(t)
 	u := addUser(t, "trips", "--admin")
 	n := c.Nodes[0]

@@ -109,6 +109,7 @@ func TestQuorumLost(t *testing.T) {
 // TestSourceIsDown reads a push from a node that missed it, while the node that took
 // it is down: another node has the objects by then.
 func TestSourceIsDown(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)

@@ -89,7 +89,6 @@ func TestOneAddressIsEnough(t *testing.T) {
 
 // TestDeadConnection has the node fall silent in the middle of a pack.
 func TestDeadConnection(t *testing.T) {
-	t.Parallel()
 	c := sharedCluster(t)
 	work := newWork(t, c.Admin)
 	grow(t, c, work, 99)
