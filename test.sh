@@ -37,10 +37,10 @@ main() {
 	run "build" go build ./...
 	checks &
 	beside=$!
-	# Tests wait more than they work, so more are under way than there are processors:
-	# packages, and in each the tests that say they may.
+	# They wait more than they work, so one package more than there are processors is
+	# under way.
 	run "tests" env CGO_ENABLED=1 GIT_CLUSTER_TEST_FAULT_SECONDS=30 GIT_CLUSTER_TEST_LONG="$long" \
-		go test -race -vet=off -count=1 -timeout="$limit" -p $((processors + 1)) -parallel $((processors + 2)) ./...
+		go test -race -vet=off -count=1 -timeout="$limit" -p $((processors + 1)) ./...
 	wait "$beside" || : # each step has a status of its own
 	beside=''
 	report
