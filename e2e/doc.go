@@ -6,6 +6,6 @@
 // other script does, and all share one cluster; tests that break something make
 // their own.
 //
-// Tests run beside each other, but for those that hold something to a time: they come
-// first, one after the other.
+// Tests run beside each other, but for those that hold something to a time, or take the
+// whole machine: they come first, one after the other.
 package e2e

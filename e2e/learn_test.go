@@ -148,7 +148,6 @@ func TestDeadConnectionOfAPush(t *testing.T) {
 
 // TestManyHelpers runs many commands on one machine at once that share a cache.
 func TestManyHelpers(t *testing.T) {
-	t.Parallel()
 	c := sharedCluster(t)
 	u := addUser(t, "many", "--admin")
 	work := newWork(t, u)
