@@ -123,7 +123,7 @@ func TestDeadConnectionOfAPush(t *testing.T) {
 	near := p.links["node1"]
 	var broken sync.WaitGroup
 	broken.Go(func() {
-		clustertest.Await(t, 30*time.Second, func() string {
+		clustertest.Await(t, 2*time.Minute, func() string {
 			if sent := near.sent.Load(); sent < 16<<20 {
 				return fmt.Sprintf("only %d bytes have been pushed", sent)
 			}

@@ -146,7 +146,10 @@ func TestMirrors(t *testing.T) {
 		u.Git(t, work, "push", "-q", "origin", "main", "main:topic")
 		uri := "git://" + h.daemon + "/open.git"
 		if got := u.Must(t, "", "git-cluster", "repo", "observe", "mirror/open", uri, "--every", "1s"); !strings.Contains(got, "follows "+uri+". 2 refs changed, version 0 → ") {
-			t.Errorf("it says %q", got)
+			// On a busy machine the timer of one of the nodes goes off before the command's own pull.
+			if refs := lsRemote(t, u, "node1", "mirror/open"); !strings.HasSuffix(got, "Already up to date.") || refs["refs/heads/main"] != first || refs["refs/heads/topic"] != first {
+				t.Errorf("it says %q, and there are %v", got, refs)
+			}
 		}
 		awaitRef(t, c, 10*time.Second, "mirror/open", "refs/heads/main", first)
 		second := u.Commit(t, work, "f", "two")
@@ -339,28 +342,34 @@ func TestMirrors(t *testing.T) {
 // process of this account, while something is pulled from an address.
 func noSecretInProcesses(t *testing.T, from string) {
 	t.Helper()
-	pulls := 0
-	for _, file := range []string{"cmdline", "environ"} {
-		all, err := filepath.Glob("/proc/[0-9]*/" + file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range all {
-			text, err := os.ReadFile(path)
+	if len(must(filepath.Glob("/proc/[0-9]*/cmdline"))) == 0 {
+		return // this is no Linux
+	}
+	clustertest.Await(t, time.Minute, func() string {
+		pulls := 0
+		for _, file := range []string{"cmdline", "environ"} {
+			all, err := filepath.Glob("/proc/[0-9]*/" + file)
 			if err != nil {
-				continue // it has ended, or is another's
+				t.Fatal(err)
 			}
-			if strings.Contains(string(text), hostPassword) {
-				t.Errorf("the secret is in %s: %q", path, text)
-			}
-			if words := string(text); strings.Contains(words, "ls-remote") && strings.Contains(words, from) {
-				pulls++ // and not another test's
+			for _, path := range all {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					continue // it has ended, or is another's
+				}
+				if strings.Contains(string(text), hostPassword) {
+					t.Errorf("the secret is in %s: %q", path, text)
+				}
+				if words := string(text); strings.Contains(words, "ls-remote") && strings.Contains(words, from) {
+					pulls++ // and not another test's
+				}
 			}
 		}
-	}
-	if pulls == 0 && len(must(filepath.Glob("/proc/[0-9]*/cmdline"))) > 0 {
-		t.Error("no pull is under way: the search proves nothing")
-	}
+		if pulls == 0 {
+			return "no pull is under way: the search proves nothing"
+		}
+		return ""
+	})
 }
 
 func must(found []string, _ error) []string { return found }
