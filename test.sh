@@ -20,7 +20,8 @@ main() {
 	root=$(pwd)
 	long=${GIT_CLUSTER_TEST_LONG:-} limit=26m
 	[ -z "$long" ] || limit=3h
-	started=$(date +%s) failed='' passed=0 skipped='' policy='' work=''
+	processors=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+	started=$(date +%s) failed='' passed=0 skipped='' policy='' work='' beside=''
 	trap clean_up EXIT
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
@@ -34,13 +35,15 @@ main() {
 	run "shell scripts" scripts
 	run "manual pages" manuals
 	run "build" go build ./...
-	run "vet" go vet ./...
-	run "staticcheck" go run "$staticcheck" ./...
-	run "vet for macOS" env GOOS=darwin GOARCH=arm64 go vet ./...
-	run "programs for Windows" programs_for windows
-	run "programs for macOS" programs_for darwin
+	checks &
+	beside=$!
+	# They wait more than they work, so one package more than there are processors is
+	# under way.
 	run "tests" env CGO_ENABLED=1 GIT_CLUSTER_TEST_FAULT_SECONDS=30 GIT_CLUSTER_TEST_LONG="$long" \
-		go test -race -count=1 -timeout="$limit" ./...
+		go test -race -vet=off -count=1 -timeout="$limit" -p $((processors + 1)) ./...
+	wait "$beside" || : # each step has a status of its own
+	beside=''
+	report
 	run "measurements" bench/run --smoke --out "$work/bench"
 	run "install, demo, uninstall" installation
 	run "nothing left behind" leftovers
@@ -64,14 +67,53 @@ heading() {
 # all that is wrong.
 run() {
 	heading "$1"
-	name=$1
+	running=$1
 	shift
 	if "$@"; then
 		passed=$((passed + 1))
 	else
-		echo "-- $name failed (exit status $?)"
-		failed="$failed [$name]"
+		echo "-- $running failed (exit status $?)"
+		failed="$failed [$running]"
 	fi
+}
+
+# checks goes through the steps that only look at the code. It does so while the tests
+# are under way, and gives way to them.
+checks() {
+	trap - EXIT HUP INT TERM # what is to be done then, the one does that waits for it
+	sh -c 'renice -n 10 -p $PPID' >/dev/null 2>&1 || :
+	steps=10 # so that their files are in order
+	beside "vet" go vet ./...
+	beside "staticcheck" go run "$staticcheck" ./...
+	beside "vet for macOS" env GOOS=darwin GOARCH=arm64 go vet ./...
+	beside "programs for Windows" programs_for windows amd64
+	beside "programs for macOS" programs_for darwin arm64
+}
+
+# beside NAME COMMAND… runs a step and keeps what it says, and how it ends, for report.
+beside() {
+	steps=$((steps + 1))
+	kept=$work/steps/$steps
+	mkdir -p "$kept"
+	echo "$1" >"$kept/name"
+	shift
+	status=0
+	"$@" >"$kept/said" 2>&1 || status=$?
+	echo "$status" >"$kept/status"
+}
+
+# report has the steps that ran beside the tests appear as if they ran now.
+report() {
+	for kept in "$work"/steps/*; do
+		run "$(cat "$kept/name")" said "$kept"
+	done
+}
+
+# said fails as the step did, and if the step was not brought to an end.
+said() {
+	cat "$1/said"
+	[ -f "$1/status" ] || { echo "it did not end" && return 1; }
+	return "$(cat "$1/status")"
 }
 
 skip() {
@@ -197,7 +239,7 @@ manuals() {
 # programs_for builds the programs for another system, and vets what they are made
 # of. On Windows git-cluster is a client alone.
 programs_for() (
-	export CGO_ENABLED=0 GOOS="$1" GOARCH=amd64
+	export CGO_ENABLED=0 GOOS="$1" GOARCH="$2"
 	mkdir -p "$work/programs/$GOOS"
 	go build -o "$work/programs/$GOOS/" ./cmd/... &&
 		go list -deps ./cmd/... | grep '^gitcluster/' | xargs go vet
@@ -233,7 +275,8 @@ leftovers() {
 }
 
 # still_running lists processes that were started in our directory, from it, or
-# with it among their arguments.
+# with it among their arguments; and with "environ", those that have it in their
+# environment, as whatever we start has.
 still_running() {
 	if [ ! -d /proc/self ]; then
 		ps -axww -o pid= -o command= | ours=$work/ awk 'index($0, ENVIRON["ours"])'
@@ -241,7 +284,7 @@ still_running() {
 	fi
 	for process in /proc/[0-9]*; do
 		seen=$(readlink "$process/cwd" "$process/exe" 2>/dev/null || :
-			tr '\0' ' ' 2>/dev/null <"$process/cmdline" || :)
+			cat "$process/cmdline" ${1:+"$process/$1"} 2>/dev/null | tr '\0' ' ')
 		case $seen in
 		*"$work"*) echo "${process#/proc/} $seen" | tr '\n' ' ' && echo ;;
 		esac
@@ -250,9 +293,10 @@ still_running() {
 
 clean_up() {
 	drop_policy
+	[ -z "$beside" ] || kill "$beside" 2>/dev/null || :
 	[ -n "$work" ] || return 0
 	# Only what names our directory, which is nobody else's.
-	still_running | while read -r pid _; do kill -9 "$pid" 2>/dev/null || :; done
+	still_running environ | while read -r pid _; do kill -9 "$pid" 2>/dev/null || :; done
 	# What has just been killed may still write.
 	rm -rf "$work" 2>/dev/null || { sleep 1 && rm -rf "$work"; }
 }

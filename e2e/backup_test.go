@@ -19,6 +19,7 @@ import (
 // pushes, a third time until its node is killed, and from there into another
 // cluster.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	boss := c.Admin
 	alice := c.AddUser(t, "alice")

@@ -51,6 +51,7 @@ func leftovers(t *testing.T, dir string, expected ...string) {
 
 // TestJoinRefused joins with tokens that are no good, and by names that are taken.
 func TestJoinRefused(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	u, seed := c.Admin, c.Nodes[0]
 	parent := t.TempDir()
@@ -110,6 +111,7 @@ func TestJoinRefused(t *testing.T) {
 
 // TestInitRefused makes clusters that cannot be made.
 func TestInitRefused(t *testing.T) {
+	t.Parallel()
 	c := sharedCluster(t)
 	u, parent := c.Admin, t.TempDir()
 	n, err := c.NewNode("init")
@@ -148,6 +150,7 @@ func TestInitRefused(t *testing.T) {
 
 // TestForeignData starts nodes on data that are not theirs.
 func TestForeignData(t *testing.T) {
+	t.Parallel()
 	one, other := clustertest.Start(t, 1), clustertest.Start(t, 1)
 	a, b := one.Nodes[0], other.Nodes[0]
 	u := one.Admin
@@ -207,6 +210,7 @@ func TestForeignData(t *testing.T) {
 // TestReplicaFromBackup takes a replica's directory away and puts an old one
 // back: the node serves what the journal says or nothing.
 func TestReplicaFromBackup(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u, n := c.Admin, c.Node(t, "node2")
 	work := newWork(t, u)
@@ -276,6 +280,7 @@ func TestReplicaFromBackup(t *testing.T) {
 
 // TestOldGit runs the programs with a Git that is too old.
 func TestOldGit(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	n, dir := c.Nodes[0], t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "git"), []byte("#!/bin/sh\necho git version 2.30.2\n"), 0o755); err != nil {

@@ -12,6 +12,7 @@ import (
 
 // TestVerifyAndRepair edits a replica behind its node's back.
 func TestVerifyAndRepair(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)
@@ -59,6 +60,7 @@ func TestVerifyAndRepair(t *testing.T) {
 // TestAcceptLoss has every replica of a repository gone but one, on a node that
 // is away.
 func TestAcceptLoss(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)

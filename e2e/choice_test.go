@@ -200,7 +200,6 @@ var breakages = []breakage{
 // TestChoice has three nodes at different distances. The near one is chosen,
 // and whatever happens to it, another serves in time and the user is told.
 func TestChoice(t *testing.T) {
-	t.Parallel()
 	c := clustertest.Start(t, 3)
 	work := newWork(t, c.Admin)
 	c.Admin.Commit(t, work, "f", "one")
@@ -283,7 +282,6 @@ func testChoice(t *testing.T, c *clustertest.Cluster, p *place) {
 
 // TestChoiceThroughAProgram has ssh connect, which says nothing of what it waits for.
 func TestChoiceThroughAProgram(t *testing.T) {
-	t.Parallel()
 	c := clustertest.Start(t, 3)
 	work := newWork(t, c.Admin)
 	c.Admin.Commit(t, work, "f", "one")
@@ -316,8 +314,8 @@ func TestChoiceThroughAProgram(t *testing.T) {
 			if !regexp.MustCompile(`(?m)^git-remote-cluster: node1 .*; (trying|using) node2$`).MatchString(r.Stderr) || served == near.Name {
 				t.Errorf("%s served, and said %q\n%s", served, r.Stderr, trace)
 			}
-			// The next command knows, and costs nothing.
-			if r, served, trace := p.git("", "ls-remote", "cluster::choice/program"); r.Err() != nil || served != "node2" || r.Stderr != "" || r.Took > 3*time.Second {
+			// The next command knows, and costs nothing. The two others are equally near.
+			if r, served, trace := p.git("", "ls-remote", "cluster::choice/program"); r.Err() != nil || served == near.Name || served == "" || r.Stderr != "" || r.Took > 3*time.Second {
 				t.Errorf("the next command: %v after %v, %s served, said %q\n%s", r.Err(), r.Took, served, r.Stderr, trace)
 			}
 		})
@@ -326,7 +324,6 @@ func TestChoiceThroughAProgram(t *testing.T) {
 
 // TestLongSync has the near node behind by something that takes a while to get.
 func TestLongSync(t *testing.T) {
-	t.Parallel()
 	c := clustertest.Start(t, 3)
 	inPlaces(t, c, testLongSync, time.Millisecond, 40*time.Millisecond, 120*time.Millisecond)
 }
@@ -427,7 +424,6 @@ func grow(t *testing.T, c *clustertest.Cluster, work string, seed int) {
 // TestRoundTrips counts the sequential round trips of a fetch that brings nothing,
 // by what they cost over a slow link, beside those of OpenSSH.
 func TestRoundTrips(t *testing.T) {
-	t.Parallel()
 	c := sharedCluster(t)
 	u := addUser(t, "trips", "--admin")
 	n := c.Nodes[0]

@@ -111,6 +111,7 @@ func TestPushOutlivesItsDisk(t *testing.T) {
 // TestTooFewCopies has a cluster of two whose second node is gone: a push is
 // refused in words, or accepted with a warning where the repository says so.
 func TestTooFewCopies(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 2)
 	u := c.Admin.Via("node1")
 	work := newWork(t, u)

@@ -16,6 +16,7 @@ import (
 // TestKillAmongPushes kills one node after another while clients push, and
 // starts each again: nobody has to repair anything, and nothing is lost.
 func TestKillAmongPushes(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	deadline := time.Now().Add(loadFor(t))
 	landed := make(chan struct{}, 1000) // one for every push that was acknowledged
@@ -83,6 +84,7 @@ func TestKillAmongPushes(t *testing.T) {
 // outlives its killed node: the next life waits for it, and only then takes away
 // the locks it left.
 func TestOrphan(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	u, n := c.Admin, c.Nodes[0]
 	work := newWork(t, u)
@@ -143,6 +145,7 @@ func TestTwoServes(t *testing.T) {
 // TestPausedNode reads from the others while one node does not move, and from
 // that one when it does again.
 func TestPausedNode(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)
@@ -169,6 +172,7 @@ func TestPausedNode(t *testing.T) {
 // TestFiftyPushesBehind stops a replica for fifty pushes: it comes back and
 // catches up by itself, as a device, with no user involved.
 func TestFiftyPushesBehind(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)

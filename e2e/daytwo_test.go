@@ -15,6 +15,7 @@ import (
 // TestDrainRemoveReplace takes a node out of a cluster in use, and puts another in
 // its place; then the same with a node that died.
 func TestDrainRemoveReplace(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)
@@ -84,6 +85,7 @@ func TestDrainRemoveReplace(t *testing.T) {
 // TestSeatIsTaken takes a voter of the journal out of a cluster of four: the node
 // that had no server starts one, and nobody has to tell it.
 func TestSeatIsTaken(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 4)
 	u := c.Admin
 	work := newWork(t, u)
@@ -208,6 +210,7 @@ func awaitVoters(t *testing.T, n *clustertest.Node, want int) {
 
 // TestLock changes refs on disk under a lock.
 func TestLock(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)

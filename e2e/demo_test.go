@@ -53,12 +53,13 @@ func TestDemo(t *testing.T) {
 // TestDemoKeep uses what a demo that stays up leaves for scripts, and ends it by
 // SIGTERM.
 func TestDemoKeep(t *testing.T) {
+	t.Parallel()
 	bin, err := clustertest.Programs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "it's a demo") // env.sh has to quote it
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	demo := exec.CommandContext(ctx, filepath.Join(bin, "git-cluster"), "demo", "--keep", "--dir", dir)
 	demo.WaitDelay = 5 * time.Second
@@ -129,7 +130,7 @@ func TestDemoKeep(t *testing.T) {
 		if err := again.Start(); err != nil {
 			t.Fatal(err)
 		}
-		clustertest.Await(t, 20*time.Second, func() string {
+		clustertest.Await(t, time.Minute, func() string {
 			c := exec.CommandContext(ctx, "git", "ls-remote", "ssh://node3/demo/hello")
 			c.Env = append(os.Environ(), "GIT_SSH_COMMAND=ssh -F ssh_config")
 			c.Dir = dir

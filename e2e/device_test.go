@@ -90,6 +90,7 @@ func TestDevice(t *testing.T) {
 
 // TestNodeAsDevice fetches on a node with the identity the node itself has.
 func TestNodeAsDevice(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	u := c.Admin
 	work := newWork(t, u)

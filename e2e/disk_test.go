@@ -20,6 +20,7 @@ import (
 // TestFullDisk fills the disk of a node: it refuses pushes with the reason, loses
 // nothing, the others go on, and it recovers when there is room.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	disk := filepath.Join(t.TempDir(), "disk")
 	if err := os.Mkdir(disk, 0o700); err != nil {
 		t.Fatal(err)

@@ -5,4 +5,7 @@
 // commands they have beside its own. Each uses repositories below $R, which no
 // other script does, and all share one cluster; tests that break something make
 // their own.
+//
+// Tests run beside each other, but for those that hold something to a time, or take the
+// whole machine: they come first, one after the other.
 package e2e

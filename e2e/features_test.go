@@ -77,6 +77,7 @@ func (s *lfsServer) batch(w http.ResponseWriter, r *http.Request) {
 // Large files go to the server that `git cluster use` was told of, whatever
 // git-lfs makes of a cluster:: address.
 func TestLFS(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("git-lfs"); err != nil {
 		t.Skip("git-lfs is not installed")
 	}
@@ -123,6 +124,7 @@ func TestLFS(t *testing.T) {
 
 // The shells complete what the program knows, for both spellings of its name.
 func TestCompletion(t *testing.T) {
+	t.Parallel()
 	c := sharedCluster(t)
 	c.Admin.Git(t, "", "cluster", "repo", "create", "completion/alpha")
 	c.Admin.Git(t, "", "cluster", "repo", "create", "completion/beta")

@@ -12,6 +12,7 @@ import (
 // TestHousekeepingUnderLoad gathers packs and refs over and over while clients push
 // and read; nobody notices.
 func TestHousekeepingUnderLoad(t *testing.T) {
+	t.Parallel()
 	c := sharedCluster(t)
 	deadline := time.Now().Add(loadFor(t) / 2)
 	var wg sync.WaitGroup

@@ -318,6 +318,7 @@ print(head.decode())
 // TestHTTPAddressChanges takes the HTTPS front from a node and gives it back under
 // another name, as an operator does: in node.toml.
 func TestHTTPAddressChanges(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	n, u := c.Nodes[0], c.Admin
 	file := filepath.Join(n.Data, "node.toml")

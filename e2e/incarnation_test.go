@@ -15,6 +15,7 @@ import (
 // TestRestoredDisk starts a node on an old backup of its data directory, made
 // badly: the newest refs are there, and not all their objects. Nobody repairs it.
 func TestRestoredDisk(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u, n := c.Admin, c.Node(t, "node2")
 	work := newWork(t, u)
@@ -77,6 +78,7 @@ func TestRestoredDisk(t *testing.T) {
 // TestSwappedDisks starts two nodes with each other's replicas, those of one older than
 // the other's. Nobody repairs that, and nothing is lost.
 func TestSwappedDisks(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)
@@ -119,6 +121,7 @@ func TestSwappedDisks(t *testing.T) {
 // TestTwins runs a copy of a node's data directory as a machine of its own. Of the
 // two only one goes on, and the other says why.
 func TestTwins(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 4) // the fourth has no server of the journal, and so no files of one
 	node := c.Node(t, "node4")
 	if err := node.Stop(20 * time.Second); err != nil {

@@ -15,6 +15,7 @@ import (
 // TestJoinThenStart joins two machines before either is started, as an operator
 // with several terminals does, and starts them in the other order.
 func TestJoinThenStart(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	u, seed := c.Admin, c.Nodes[0]
 	work := newWork(t, u)
@@ -64,6 +65,7 @@ func TestJoinThenStart(t *testing.T) {
 // TestGrow adds nodes one by one, more than vote, to a cluster to which somebody pushes
 // all the while.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	u := c.Admin
 	work, busy := newWork(t, u), newWork(t, u)
@@ -107,6 +109,7 @@ func TestGrow(t *testing.T) {
 // TestStartTooLate joins a machine whose server of the journal loses its place before
 // it starts. It starts nevertheless, and has one again soon.
 func TestStartTooLate(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	u, seed := c.Admin, c.Nodes[0]
 	late, err := c.NewNode("late")

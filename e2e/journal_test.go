@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -58,18 +59,19 @@ func TestQuorumLost(t *testing.T) {
 	if said := r.Refused(t); !strings.Contains(said, "git-remote-cluster: none of 3 replicas can serve") {
 		t.Errorf("%s", said)
 	}
-	for _, r := range []clustertest.Result{
-		u.Run("", "git-cluster", "status", "--data", c.Node(t, "node3").Data),
-		u.Run("", "git-cluster", "user", "add", "late", "--data", c.Node(t, "node3").Data),
-		u.Run("", "git-cluster", "repo", "create", "quorum/b", "--data", c.Node(t, "node3").Data),
-	} {
-		if said := r.Refused(t); !strings.Contains(said, "git-cluster: ") || !strings.Contains(said, "journal") {
-			t.Errorf("%v: %s", r.Args, said)
-		}
-		if r.Took > 8*time.Second {
-			t.Errorf("%v: refused after %v", r.Args, r.Took)
-		}
+	lone := c.Node(t, "node3")
+	for _, args := range [][]string{{"status"}, {"user", "add", "late"}, {"repo", "create", "quorum/b"}} {
+		wg.Go(func() {
+			r := u.Run("", slices.Concat([]string{"git-cluster"}, args, []string{"--data", lone.Data})...)
+			if r.Status <= 0 || !strings.Contains(r.Stderr, "git-cluster: ") || !strings.Contains(r.Stderr, "journal") {
+				t.Errorf("%v: status %d: %s", r.Args, r.Status, r.Stderr)
+			}
+			if r.Took > 8*time.Second {
+				t.Errorf("%v: refused after %v", r.Args, r.Took)
+			}
+		})
 	}
+	wg.Wait()
 
 	// Stale data is served where it is asked for, and called that.
 	stale := u.Via("node3").Run(work, "git", "-c", "cluster.staleOk=true", "ls-remote", "cluster::quorum/a")
@@ -85,7 +87,6 @@ func TestQuorumLost(t *testing.T) {
 	}
 
 	// A restart of the lone node waits for the others, and says so.
-	lone := c.Node(t, "node3")
 	lone.Kill()
 	for _, n := range []string{"node3", "node1", "node2"} {
 		if err := c.Node(t, n).Launch(); err != nil {
@@ -109,6 +110,7 @@ func TestQuorumLost(t *testing.T) {
 // TestSourceIsDown reads a push from a node that missed it, while the node that took
 // it is down: another node has the objects by then.
 func TestSourceIsDown(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)

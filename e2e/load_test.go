@@ -34,6 +34,7 @@ func loadFor(t testing.TB) time.Duration {
 // different nodes; every push that was acknowledged is on every node, and every
 // node's repository is sound.
 func TestManyClients(t *testing.T) {
+	t.Parallel()
 	c := sharedCluster(t)
 	acknowledged := pushUntil(t, c, "load/a", 8, time.Now().Add(loadFor(t)), func(i int, r clustertest.Result) {
 		if err := r.Err(); err != nil {
@@ -120,6 +121,7 @@ func fsck(t *testing.T, c *clustertest.Cluster, repo string) {
 // TestOneBranch lets clients of all nodes push to the same branch, each on top of
 // what it finds: every acknowledged commit is in the history, once.
 func TestOneBranch(t *testing.T) {
+	t.Parallel()
 	c := sharedCluster(t)
 	u := c.Admin
 	first := newWork(t, u)

@@ -14,6 +14,7 @@ import (
 // node has told the others it holds, as one from a backup does. It must not take
 // part, and says so in a line instead of a trace.
 func TestJournalOlderThanConfirmed(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u := c.Admin
 	work := newWork(t, u)

@@ -14,6 +14,7 @@ import (
 // again, while tags and branches come and go: nodes share the packs of equal requests,
 // and nobody may miss an object.
 func TestClonesWhilePushing(t *testing.T) {
+	t.Parallel()
 	c := sharedCluster(t)
 	u, repo := c.Admin, "packs/a"
 	work := newWork(t, u)

@@ -14,6 +14,7 @@ import (
 // TestOpenSSH puts Debian's sshd in front of a node, with git-cluster's
 // authorized-keys and shell behind it.
 func TestOpenSSH(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 2)
 	u, back := c.Admin, c.Nodes[0]
 	front, err := c.StartOpenSSH(back)

@@ -12,6 +12,7 @@ import (
 // TestStatusOfDeadNodes asks for the status when it matters: with a node dead,
 // and with so many dead that the journal is silent.
 func TestStatusOfDeadNodes(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	alive := c.Nodes[0]
 	up := func() string {

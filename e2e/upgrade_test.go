@@ -11,6 +11,7 @@ import (
 // TestRollingUpgrade takes a cluster of an earlier version to this one, node by
 // node, while it is in use.
 func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
 	old := clustertest.OldPrograms(t)
 	now, err := clustertest.Programs()
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 // TestJournalWiped takes the journal's folder from a voter, the one that made the
 // cluster. It comes back by itself, as a voter, and nobody waits for it meanwhile.
 func TestJournalWiped(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3)
 	u, n := c.Admin, c.Node(t, "node1")
 	work := newWork(t, u)
@@ -59,6 +60,7 @@ func TestJournalWiped(t *testing.T) {
 // TestOnlyJournalWiped takes the folder from the only voter. It says so, instead of
 // making an empty cluster or waiting for what cannot come.
 func TestOnlyJournalWiped(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 1)
 	u, n := c.Admin, c.Nodes[0]
 	work := newWork(t, u)

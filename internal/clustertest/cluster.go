@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"gitcluster/internal/admin"
 	"gitcluster/internal/journal"
@@ -87,7 +86,7 @@ func New(n int, settings ...Setting) (c *Cluster, err error) {
 	if n < 3 {
 		return c, nil
 	}
-	if last := await(30*time.Second, c.fewVoters); last != "" {
+	if last := await(startLimit, c.fewVoters); last != "" {
 		return c, errors.New(last)
 	}
 	return c, nil

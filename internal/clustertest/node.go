@@ -79,12 +79,15 @@ func (n *Node) URL(path string) string { return "https://" + n.HTTP + "/" + path
 // Certificate is the file with the certificate of its HTTPS front.
 func (n *Node) Certificate() string { return filepath.Join(n.Data, "http", "cert.pem") }
 
+// startLimit is far more than a start takes on a machine that other tests use, too.
+const startLimit = 2 * time.Minute
+
 // Start starts the node and waits until it serves.
 func (n *Node) Start() error {
 	if err := n.Launch(); err != nil {
 		return err
 	}
-	return n.AwaitReady(40 * time.Second)
+	return n.AwaitReady(startLimit)
 }
 
 // Launch starts the node's process and does not wait.

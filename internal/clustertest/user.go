@@ -23,6 +23,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"gitcluster/internal/config"
+	"gitcluster/internal/durable"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/replica"
@@ -107,7 +108,8 @@ func (u *User) PublicKey() string { return u.path("id.pub") }
 // SSHConfig is a file for `ssh -F` in which every node is a host of its name.
 func (u *User) SSHConfig() string { return u.path("ssh_config") }
 
-// writeFiles writes all users' configuration anew.
+// writeFiles writes all users' configuration anew. Commands of other tests read it
+// meanwhile, and never see half a file.
 func (c *Cluster) writeFiles() error {
 	var hosts, known, trusted bytes.Buffer
 	var nodes []config.Node
@@ -142,7 +144,7 @@ func (c *Cluster) writeFiles() error {
 		fmt.Fprintf(&known, "%s %s\n", f.Name, key)
 		hosts.WriteString(text)
 	}
-	if err := os.WriteFile(c.Certificates(), trusted.Bytes(), 0o644); err != nil {
+	if err := durable.WriteFile(c.Certificates(), trusted.Bytes(), 0o644); err != nil {
 		return err
 	}
 	for _, u := range c.users {
@@ -150,8 +152,8 @@ func (c *Cluster) writeFiles() error {
 			hosts.String(), u.path("id"), u.path("known_hosts"))
 		file := &config.Client{Default: "test", Clusters: map[string]*config.Cluster{"test": {User: "git", Identity: u.path("id"), Nodes: nodes}}}
 		err := errors.Join(
-			os.WriteFile(u.path("ssh_config"), []byte(text), 0o600),
-			os.WriteFile(u.path("known_hosts"), known.Bytes(), 0o600),
+			durable.WriteFile(u.path("ssh_config"), []byte(text), 0o600),
+			durable.WriteFile(u.path("known_hosts"), known.Bytes(), 0o600),
 			file.Write(u.path("client.toml")))
 		if err != nil {
 			return err

@@ -210,7 +210,7 @@ func (w *world) count(prefix string) int64 {
 // waitFor waits until state returns "", and fails with what it last said.
 func waitFor(t *testing.T, state func() string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute) // other tests have servers, too
 	for {
 		last := state()
 		if last == "" {
