@@ -160,7 +160,8 @@ func nonce(format cluster.ObjectFormat, seed, dir string, at time.Time) string {
 	if format == cluster.SHA256 {
 		kind = sha256.New
 	}
-	mac := hmac.New(kind, []byte(seed))
-	fmt.Fprintf(mac, "%s:%d", dir, at.Unix())
+	// Git has the seed as the text and the rest as the key.
+	mac := hmac.New(kind, fmt.Appendf(nil, "%s:%d", dir, at.Unix()))
+	io.WriteString(mac, seed)
 	return fmt.Sprintf("%d-%x", at.Unix(), mac.Sum(nil))
 }
