@@ -36,6 +36,7 @@ type batch struct {
 // refusal must not rest on an entry that may yet fail. The rest wait for the next batch.
 func (e *Engine) admit(r *replica, waiting []*pending) (*batch, []*pending) {
 	r.used = time.Now()
+	r.table.Try()
 	b := &batch{table: r.table, oldHead: r.table.Head()}
 	touched := map[cluster.RefName]bool{}
 	var rest []*pending
@@ -332,10 +333,12 @@ func (b *batch) pushes() []*pending { return b.members }
 func (b *batch) undo() {
 	b.table.SetHead(b.oldHead)
 	undo(b.table, b.updates)
+	b.table.Decide()
 }
 
 // redo applies it once more.
 func (b *batch) redo() {
+	b.table.Try()
 	for _, u := range b.updates {
 		b.table.Set(u.Ref, u.New)
 	}

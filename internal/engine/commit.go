@@ -29,6 +29,9 @@ type Push struct {
 	// that finds fewer is accepted with a warning.
 	Copies   int
 	Degraded bool
+	// Incoming, if not nil, is what the push has brought, whose history was not looked at
+	// yet. If that is not complete the error is [ErrIncomplete].
+	Incoming *repository.Incoming
 	// Generation is that of the [View] in which the objects were found complete. If
 	// objects were removed since, they are looked at again.
 	Generation uint64
@@ -73,7 +76,10 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 	}
 	r := e.replica(id)
 	came := time.Now()
-	if ok, err := e.stillWhole(ctx, r, push); err != nil {
+	if push.Incoming != nil {
+		// Pledged first, so that what is looked at from here on stays.
+		r.pledge(newValues(push.Updates), pledgeFor)
+	} else if ok, err := e.stillWhole(ctx, r, push); err != nil {
 		return nil, err
 	} else if !ok {
 		return refuseAll(push.Updates, "missing necessary objects"), nil // in Git's own words
@@ -84,12 +90,18 @@ func (e *Engine) Commit(ctx context.Context, id cluster.RepoID, push Push) ([]cl
 			if cause := context.Cause(ctx); cause != nil {
 				return nil, cause
 			}
-			if errors.Is(err, cluster.ErrStopping) {
+			if errors.Is(err, cluster.ErrStopping) || errors.Is(err, ErrIncomplete) {
 				return nil, err
 			}
 			e.Log.Warn("too few copies", "repo", id, "push", push.ID, "error", err)
 			p.tell(err.Error())
 			return refuseAll(push.Updates, ErrTooFewCopies.Error()), nil
+		}
+		if p.Incoming != nil {
+			if err := e.admitObjects(ctx, r, p); err != nil {
+				return nil, err
+			}
+			push.Incoming = nil
 		}
 		results, err := e.decide(ctx, r, p)
 		switch {
@@ -280,6 +292,7 @@ func (e *Engine) loseGracefully(r *replica, losses int) error {
 // written. On an error other than [ErrUnclear] nothing has changed.
 func (e *Engine) append(r *replica, b *batch) error {
 	if b.empty() {
+		b.table.Decide()
 		b.acknowledge()
 		return nil
 	}
@@ -317,6 +330,7 @@ func (e *Engine) append(r *replica, b *batch) error {
 	}
 	e.At(StepAppended)
 	// From here on the push is real. Whatever fails is made good by a replay.
+	b.table.Decide()
 	r.noteHead(head)
 	r.shown = head
 	if err := e.show(r, tx, b, head); err != nil {

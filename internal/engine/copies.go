@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/gitexec"
 	"gitcluster/internal/journal"
 	"gitcluster/internal/peer"
 	"gitcluster/internal/repository"
@@ -46,7 +47,7 @@ const (
 func (e *Engine) spread(ctx context.Context, r *replica, p *pending) error {
 	peers := e.Peers.Nearest()
 	s := &spreading{
-		engine: e, peers: peers,
+		engine: e, incoming: p.Incoming, peers: peers,
 		taken:   []journal.Counted{{Device: e.Device, Incarnation: e.Incarnation}},
 		failed:  map[cluster.DeviceName]error{},
 		packs:   map[string]*spool.Spool{},
@@ -86,6 +87,8 @@ func (e *Engine) spread(ctx context.Context, r *replica, p *pending) error {
 	for {
 		have, tried := s.state()
 		switch {
+		case s.isBroken():
+			return ErrIncomplete
 		case have >= p.need:
 			return nil
 		case p.Degraded && tried:
@@ -114,15 +117,18 @@ func (e *Engine) spread(ctx context.Context, r *replica, p *pending) error {
 
 // A spreading is the copies of one push.
 type spreading struct {
-	engine *Engine
-	offer  peer.Offer
-	peers  []cluster.DeviceName // nearest first
+	engine   *Engine
+	offer    peer.Offer
+	incoming *repository.Incoming // what is not the repository's yet; may be nil
+	peers    []cluster.DeviceName // nearest first
 
 	mu      sync.Mutex
 	asked   int // peers[:asked] have been asked
 	taken   []journal.Counted
 	failed  map[cluster.DeviceName]error // why those do not hold a copy that have failed last
 	packs   map[string]*spool.Spool      // by what the taker had
+	whole   bool                         // a pack was made that shows that the history is complete
+	broken  bool                         // or none could be made of it
 	longest time.Duration                // what patience said last
 	over    bool                         // the push no longer waits
 	running int                          // conversations that go on
@@ -166,10 +172,7 @@ func (s *spreading) copyTo(ctx context.Context, peer cluster.DeviceName) {
 			s.failed[peer] = err
 		}
 		s.mu.Unlock()
-		select {
-		case s.changed <- struct{}{}:
-		default:
-		}
+		s.wake()
 		if err == nil || s.isOver() {
 			return
 		}
@@ -225,8 +228,51 @@ func (s *spreading) pack(ctx context.Context, haves []cluster.OID) (io.ReadClose
 	p := spool.New(s.engine.Store.Temp(), copyMemory)
 	s.packs[b.String()] = p
 	r := p.Open()
-	s.engine.work.Go(func() { p.End(s.engine.WritePack(ctx, s.offer.Repo, s.offer.Wants, haves, p)) })
+	s.engine.work.Go(func() { p.End(s.writePack(ctx, haves, p)) })
 	return r, nil
+}
+
+func (s *spreading) writePack(ctx context.Context, haves []cluster.OID, w io.Writer) error {
+	if s.incoming == nil {
+		return s.engine.WritePack(ctx, s.offer.Repo, s.offer.Wants, haves, w)
+	}
+	known, doubtful := s.engine.sortHaves(s.offer.Repo, haves)
+	present, err := s.incoming.Present(ctx, doubtful)
+	if err != nil {
+		return err
+	}
+	err = s.incoming.WritePack(ctx, s.offer.Wants, append(known, present...), w)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if exit := (*gitexec.ExitError)(nil); errors.As(err, &exit) && exit.Status > 0 && ctx.Err() == nil {
+		s.broken = true
+		s.wake()
+	} else if err == nil && len(present) == 0 {
+		s.whole = true
+	}
+	return err
+}
+
+// walked reports whether a pack was made that shows that the history of what is offered
+// is complete here.
+func (s *spreading) walked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.whole
+}
+
+func (s *spreading) isBroken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken
+}
+
+// wake has whoever waits look again.
+func (s *spreading) wake() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
 }
 
 // patience is how much longer a push may wait for its copies than a small one:

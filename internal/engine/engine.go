@@ -313,6 +313,20 @@ func (e *Engine) WritePack(ctx context.Context, id cluster.RepoID, wants, haves 
 	return repo.WritePack(ctx, wants, haves, e.shownBy(id), w)
 }
 
+// sortHaves tells the values that the replica's refs have, as far as that is known without
+// Git, from others.
+func (e *Engine) sortHaves(id cluster.RepoID, haves []cluster.OID) (known, doubtful []cluster.OID) {
+	here := e.shownBy(id)
+	for _, oid := range haves {
+		if here != nil && here(oid) {
+			known = append(known, oid)
+		} else {
+			doubtful = append(doubtful, oid)
+		}
+	}
+	return known, doubtful
+}
+
 // shownBy tells of values whether they are among those that the replica's refs have, as
 // far as that is known without Git; of many refs it knows some.
 func (e *Engine) shownBy(id cluster.RepoID) func(cluster.OID) bool {

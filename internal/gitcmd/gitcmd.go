@@ -116,16 +116,19 @@ func UploadArchive(dir string) Command {
 	return serve(dir, "upload-archive", "", reading)
 }
 
-// ReceivePack serves a push into the repository at dir. Its hooks hand every
-// command to the node; it changes no ref itself.
-func ReceivePack(dir, protocol string, push Push) Command {
+// ReceivePack serves a push of which the listing was given already into the repository at
+// dir. Its hooks hand every command to the node; it changes no ref itself.
+func ReceivePack(dir string, push Push) Command {
 	settings := append(slices.Clone(receiving), Setting{"core.hooksPath", push.Hooks})
 	if push.CertSeed != "" {
 		settings = append(settings, Setting{"receive.certNonceSeed", push.CertSeed},
+			// The nonce was made on this very connection, before a client that may take
+			// its time.
+			Setting{"receive.certNonceSlop", "86400"},
 			// Whose key it is the cluster knows; Git is only to check the signature.
 			Setting{"gpg.ssh.allowedSignersFile", os.DevNull})
 	}
-	c := serve(dir, "receive-pack", protocol, settings)
+	c := withOption(serve(dir, "receive-pack", "", settings), "--stateless-rpc")
 	c.Env = append(c.Env, EnvSocket+"="+push.Socket, EnvPush+"="+push.Token)
 	c.Writes = true
 	return c
@@ -193,6 +196,29 @@ func IndexPack(dir, quarantine string) Command {
 	c := command(dir, nil, "index-pack", "--stdin", "--fix-thin")
 	c.Env = append(c.Env, quarantined(dir, quarantine)...)
 	c.Writes = true
+	return c
+}
+
+// IndexIncoming is [IndexPack] for what a client has sent: each object is checked, and
+// one that refers to what is nowhere is refused. A zero byte on standard error says that
+// all was read.
+func IndexIncoming(dir, quarantine string, progress bool) Command {
+	var levels []string
+	for _, s := range harmless("") {
+		levels = append(levels, strings.TrimPrefix(s.Key, ".fsck.")+"="+s.Value)
+	}
+	args := []string{"index-pack", "--stdin", "--fix-thin", "--report-end-of-input", "--strict=" + strings.Join(levels, ",")}
+	if progress {
+		args = append(args, "--show-resolving-progress")
+	}
+	c := command(dir, nil, args...).In(dir, quarantine)
+	c.Writes = true
+	return c
+}
+
+// In has a command see the objects in a quarantine of the repository at dir, too.
+func (c Command) In(dir, quarantine string) Command {
+	c.Env = append(slices.Clone(c.Env), quarantined(dir, quarantine)...)
 	return c
 }
 

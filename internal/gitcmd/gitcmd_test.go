@@ -25,7 +25,7 @@ func every() map[string]Command {
 	return map[string]Command{
 		"UploadPack":         UploadPack(dir, "version=2"),
 		"UploadArchive":      UploadArchive(dir),
-		"ReceivePack":        ReceivePack(dir, "version=1", Push{Hooks: "/srv/git/hooks", Socket: "/srv/git/socket", Token: secret}),
+		"ReceivePack":        ReceivePack(dir, Push{Hooks: "/srv/git/hooks", Socket: "/srv/git/socket", Token: secret}),
 		"Init":               Init(dir, cluster.SHA256, "refs/heads/--shared"),
 		"UpdateRef":          UpdateRef(dir, true),
 		"SetHead":            SetHead(dir, "refs/heads/--delete"),
@@ -34,6 +34,7 @@ func every() map[string]Command {
 		"CheckObjects":       CheckObjects(dir),
 		"PackObjects":        PackObjects(dir),
 		"IndexPack":          IndexPack(dir, quarantine),
+		"IndexIncoming":      IndexIncoming(dir, quarantine, true),
 		"RevList":            RevList(dir, ""),
 		"RevList/quarantine": RevList(dir, quarantine),
 		"IsAncestor":         IsAncestor(dir, quarantine, oid, oid),
@@ -76,17 +77,19 @@ func environment(t *testing.T, c Command) (vars, config map[string]string) {
 // The whole argument list of each command: nothing else may get in.
 func TestArguments(t *testing.T) {
 	want := map[string]string{
-		"UploadPack":         "git upload-pack --strict " + dir,
-		"UploadArchive":      "git upload-archive " + dir,
-		"ReceivePack":        "git receive-pack " + dir,
-		"Init":               "git init --bare --quiet --template= --object-format=sha256 --initial-branch=--shared " + dir,
-		"UpdateRef":          "git update-ref --stdin -z --no-deref",
-		"SetHead":            "git symbolic-ref HEAD refs/heads/--delete",
-		"ReadHead":           "git symbolic-ref HEAD",
-		"ListRefs":           "git for-each-ref --format=%(objectname) %(refname)",
-		"CheckObjects":       "git cat-file --batch-check=%(objectname) %(objecttype) --buffer",
-		"PackObjects":        "git pack-objects --revs --stdout --thin --delta-base-offset -q",
-		"IndexPack":          "git index-pack --stdin --fix-thin",
+		"UploadPack":    "git upload-pack --strict " + dir,
+		"UploadArchive": "git upload-archive " + dir,
+		"ReceivePack":   "git receive-pack --stateless-rpc " + dir,
+		"Init":          "git init --bare --quiet --template= --object-format=sha256 --initial-branch=--shared " + dir,
+		"UpdateRef":     "git update-ref --stdin -z --no-deref",
+		"SetHead":       "git symbolic-ref HEAD refs/heads/--delete",
+		"ReadHead":      "git symbolic-ref HEAD",
+		"ListRefs":      "git for-each-ref --format=%(objectname) %(refname)",
+		"CheckObjects":  "git cat-file --batch-check=%(objectname) %(objecttype) --buffer",
+		"PackObjects":   "git pack-objects --revs --stdout --thin --delta-base-offset -q",
+		"IndexPack":     "git index-pack --stdin --fix-thin",
+		"IndexIncoming": "git index-pack --stdin --fix-thin --report-end-of-input" +
+			" --strict=badTimezone=ignore,missingSpaceBeforeDate=ignore,zeroPaddedFilemode=ignore,zeroPaddedDate=ignore --show-resolving-progress",
 		"RevList":            "git rev-list --objects --quiet --stdin",
 		"RevList/quarantine": "git rev-list --objects --quiet --stdin",
 		"IsAncestor":         "git merge-base --is-ancestor " + strings.Repeat("1", 40) + " " + strings.Repeat("1", 40),
@@ -177,7 +180,7 @@ func TestConfiguration(t *testing.T) {
 }
 
 func TestWritesAreMarked(t *testing.T) {
-	writing := []string{"ReceivePack", "Init", "UpdateRef", "SetHead", "IndexPack", "IndexPack/apart"}
+	writing := []string{"ReceivePack", "Init", "UpdateRef", "SetHead", "IndexPack", "IndexIncoming", "IndexPack/apart"}
 	for name, c := range every() {
 		if want := slices.Contains(writing, name); c.Writes != want {
 			t.Errorf("%s: writes is %v, want %v", name, c.Writes, want)
@@ -204,7 +207,7 @@ func TestNoSecretInArguments(t *testing.T) {
 // What the client asked for reaches Git as a value and as nothing else.
 func TestProtocolIsAValue(t *testing.T) {
 	for _, protocol := range []string{"", "version=2", "version=1:x", "a\nGIT_DIR=/x", "--help", "=", strings.Repeat("x", 5000)} {
-		for _, c := range []Command{UploadPack(dir, protocol), ReceivePack(dir, protocol, Push{})} {
+		for _, c := range []Command{UploadPack(dir, protocol), StatelessUploadPack(dir, protocol)} {
 			vars, _ := environment(t, c)
 			got, there := vars["GIT_PROTOCOL"]
 			if got != protocol || there != (protocol != "") {
@@ -222,7 +225,7 @@ func TestProtocolIsAValue(t *testing.T) {
 
 // A command never shares what another may append to.
 func TestCommandsShareNothing(t *testing.T) {
-	a, b := ReceivePack(dir, "", Push{Token: "a"}), ReceivePack(dir, "", Push{Token: "b"})
+	a, b := ReceivePack(dir, Push{Token: "a"}), ReceivePack(dir, Push{Token: "b"})
 	_ = append(a.Env, "X=1")
 	if va, _ := environment(t, a); va[EnvPush] != "a" {
 		t.Error("a second command changed the first")

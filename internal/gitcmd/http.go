@@ -12,19 +12,9 @@ func AdvertiseUploadPack(dir, protocol string) Command {
 	return withOption(UploadPack(dir, protocol), "--http-backend-info-refs")
 }
 
-// AdvertiseReceivePack prints the listing for a push. It runs no hooks.
-func AdvertiseReceivePack(dir string) Command {
-	return withOption(serve(dir, "receive-pack", "", receiving), "--http-backend-info-refs")
-}
-
 // StatelessUploadPack answers one further request of a fetch.
 func StatelessUploadPack(dir, protocol string) Command {
 	return withOption(UploadPack(dir, protocol), "--stateless-rpc")
-}
-
-// StatelessReceivePack answers the one further request of a push.
-func StatelessReceivePack(dir string, push Push) Command {
-	return withOption(ReceivePack(dir, "", push), "--stateless-rpc")
 }
 
 // withOption adds an option before the last argument, the directory.

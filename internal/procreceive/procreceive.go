@@ -14,10 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"gitcluster/internal/cluster"
+	"gitcluster/internal/pktline"
 )
 
 // A Request is what one push asks for.
@@ -31,7 +31,6 @@ type Request struct {
 const MaxUpdates = 1_000_000
 
 const (
-	maxPacket  = 65520 // gitprotocol-common(5)
 	maxOptions = 1000
 )
 
@@ -60,8 +59,8 @@ func Serve(r io.Reader, w io.Writer, decide func(Request) ([]cluster.RefResult, 
 	if options {
 		answer += "\x00push-options"
 	}
-	writePacket(out, answer+"\n")
-	io.WriteString(out, "0000")
+	pktline.Write(out, answer+"\n")
+	io.WriteString(out, pktline.Flush)
 	if err := out.Flush(); err != nil {
 		return err
 	}
@@ -99,12 +98,12 @@ func Serve(r io.Reader, w io.Writer, decide func(Request) ([]cluster.RefResult, 
 	}
 	for _, result := range results {
 		if result.Refused == "" {
-			writePacket(out, "ok "+string(result.Ref)+"\n")
+			pktline.Write(out, "ok "+string(result.Ref)+"\n")
 		} else {
-			writePacket(out, "ng "+string(result.Ref)+" "+oneLine(result.Refused)+"\n")
+			pktline.Write(out, "ng "+string(result.Ref)+" "+oneLine(result.Refused)+"\n")
 		}
 	}
-	io.WriteString(out, "0000")
+	io.WriteString(out, pktline.Flush)
 	return out.Flush()
 }
 
@@ -112,7 +111,7 @@ func Serve(r io.Reader, w io.Writer, decide func(Request) ([]cluster.RefResult, 
 func ReadCommands(r io.Reader) ([]cluster.RefUpdate, error) {
 	var updates []cluster.RefUpdate
 	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 4096), maxPacket)
+	lines.Buffer(make([]byte, 4096), pktline.Max)
 	for lines.Scan() {
 		u, err := parseUpdate(lines.Text())
 		if err != nil {
@@ -162,28 +161,11 @@ func parseUpdate(line string) (u cluster.RefUpdate, err error) {
 // readPacket reads one pkt-line, without its line feed; nil stands for a flush
 // packet.
 func readPacket(in *bufio.Reader) ([]byte, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(in, head[:]); err != nil {
-		return nil, fmt.Errorf("%w: %w", errProtocol, noEOF(err))
-	}
-	n, err := strconv.ParseUint(string(head[:]), 16, 16)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%w: packet length %q", errProtocol, head)
-	case n == 0:
-		return nil, nil
-	case n < 4 || n > maxPacket:
-		return nil, fmt.Errorf("%w: packet length %d", errProtocol, n)
-	}
-	line := make([]byte, n-4)
-	if _, err := io.ReadFull(in, line); err != nil {
+	line, err := pktline.Read(in)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errProtocol, noEOF(err))
 	}
 	return bytes.TrimSuffix(line, []byte("\n")), nil
-}
-
-func writePacket(w io.Writer, line string) {
-	fmt.Fprintf(w, "%04x%s", len(line)+4, line)
 }
 
 func oneLine(s string) string {

@@ -2,6 +2,7 @@ package repository
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -14,14 +15,16 @@ import (
 // know of them in time that does not grow with their number: a ref's value,
 // whether a name would clash with another, and the digest. One goroutine may
 // change it and use all its methods; beside that one, others may call Get, Head,
-// Values and Clone.
+// Values, Decided and Clone.
 type RefTable struct {
-	mu      sync.RWMutex // held to change what Get, Head and Values read
+	mu      sync.RWMutex // held to change what those read
 	refs    map[cluster.RefName]cluster.OID
 	folders map[string]int               // how many refs are below each folder
 	folded  map[string][]cluster.RefName // names by their lower-case form; almost always one
 	head    cluster.RefName
 	digest  cluster.Digest
+	names   []cluster.RefName               // of all refs, in order; nil: to be sorted anew
+	before  map[cluster.RefName]cluster.OID // values that may yet come back; nil: none may
 }
 
 // NewRefTable returns a table without refs or HEAD.
@@ -74,10 +77,66 @@ func (t *RefTable) Values(yield func(cluster.RefName, cluster.OID) bool) {
 	maps.All(t.refs)(yield)
 }
 
+// Decided returns all refs in the order of their names, without what was set since
+// [RefTable.Try]: nobody may take for a fact what may yet be undone.
+func (t *RefTable) Decided() iter.Seq2[cluster.RefName, cluster.OID] {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.names == nil {
+		t.names = slices.Sorted(maps.Keys(t.refs))
+	}
+	names := t.names // is never changed, only made anew
+	var gone []cluster.RefName
+	for ref, value := range t.before {
+		if _, there := t.refs[ref]; !there && value != "" {
+			gone = append(gone, ref)
+		}
+	}
+	if len(gone) > 0 {
+		names = slices.Sorted(slices.Values(slices.Concat(names, gone)))
+	}
+	values := make([]cluster.OID, len(names))
+	for i, ref := range names {
+		value, undecided := t.before[ref]
+		if !undecided {
+			value = t.refs[ref]
+		}
+		values[i] = value
+	}
+	return func(yield func(cluster.RefName, cluster.OID) bool) {
+		for i, ref := range names {
+			if values[i] != "" && !yield(ref, values[i]) {
+				return
+			}
+		}
+	}
+}
+
+// Try has what is set from now on be undecided, until Decide.
+func (t *RefTable) Try() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.before == nil {
+		t.before = map[cluster.RefName]cluster.OID{}
+	}
+}
+
+// Decide makes the values that the table has facts.
+func (t *RefTable) Decide() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.before = nil
+}
+
 // Set gives ref the value, or removes it if the value is zero.
 func (t *RefTable) Set(ref cluster.RefName, value cluster.OID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.before != nil {
+		if _, noted := t.before[ref]; !noted {
+			t.before[ref] = t.refs[ref]
+		}
+	}
 	if value.IsZero() {
 		t.remove(ref)
 		return
@@ -127,6 +186,7 @@ func (t *RefTable) set(ref cluster.RefName, value cluster.OID) {
 		}
 		low := strings.ToLower(string(ref))
 		t.folded[low] = append(t.folded[low], ref)
+		t.names = nil
 	}
 	t.refs[ref] = value
 	t.digest.Add(string(ref), string(value))
@@ -139,6 +199,7 @@ func (t *RefTable) remove(ref cluster.RefName) {
 	}
 	t.digest.Remove(string(ref), string(old))
 	delete(t.refs, ref)
+	t.names = nil
 	for i, c := range ref {
 		if c == '/' {
 			if t.folders[string(ref[:i])]--; t.folders[string(ref[:i])] == 0 {

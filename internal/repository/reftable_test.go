@@ -205,3 +205,40 @@ func TestLoadRefsOfAnEditedDisk(t *testing.T) {
 func (w *world) write(name, text string) error {
 	return os.WriteFile(filepath.Join(w.Dir, name), []byte(text), 0o600)
 }
+
+// TestDecided compares the list of decided refs with a table that is told of them only once
+// they are.
+func TestDecided(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	table, facts := NewRefTable(), map[cluster.RefName]cluster.OID{}
+	trying := false
+	for step := range 4000 {
+		switch rng.IntN(6) {
+		case 0:
+			table.Try()
+			trying = true
+		case 1:
+			table.Decide()
+			trying = false
+		default:
+			ref, value := cluster.RefName(fmt.Sprintf("refs/heads/%d", rng.IntN(9))), cluster.OID("")
+			if rng.IntN(3) > 0 {
+				value = cluster.OID(fmt.Sprintf("%040x", 1+rng.IntN(4)))
+			}
+			table.Set(ref, value)
+		}
+		if !trying {
+			facts = maps.Collect(table.Values)
+		}
+		got, last := map[cluster.RefName]cluster.OID{}, cluster.RefName("")
+		for ref, value := range table.Decided() {
+			if ref <= last {
+				t.Fatalf("step %d: %s comes after %s", step, ref, last)
+			}
+			got[ref], last = value, ref
+		}
+		if !maps.Equal(got, facts) {
+			t.Fatalf("step %d: %v, want %v", step, got, facts)
+		}
+	}
+}

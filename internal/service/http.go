@@ -3,11 +3,9 @@ package service
 import (
 	"context"
 	"errors"
-	"os"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/gitcmd"
-	"gitcluster/internal/gitexec"
 )
 
 // AdvertiseRefs answers the first request of a fetch over HTTP, or with push of a
@@ -29,9 +27,11 @@ func (s *Service) advertisePush(ctx context.Context, q Request, t *tally) error 
 	}
 	at, err := s.resolve(ctx, q.Identity, q.Repo, cluster.RoleWrite, cluster.Current)
 	creates := errors.Is(err, cluster.ErrNotFound) && s.mayCreate(ctx, q.Identity, q.Repo)
-	var dir string
+	var repo *cluster.Repo // nil: the push that follows creates it
 	switch {
 	case creates:
+		// Who only asks makes nothing. An empty repository is listed, so that the listing
+		// is what the push's own request accepts.
 		if err := s.Journal.NameClash(ctx, q.Repo); err != nil {
 			return err
 		}
@@ -45,23 +45,13 @@ func (s *Service) advertisePush(ctx context.Context, q Request, t *tally) error 
 		if err != nil {
 			return err
 		}
-		dir, t.waited, t.version = view.Dir, view.Waited, view.Applied.Version
+		repo, t.waited, t.version = &at.Repo, view.Waited, view.Applied.Version
 	}
 	leave, err := s.turn(ctx, q, true)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if creates {
-		// Who only asks makes nothing: the push that follows creates the
-		// repository. Git lists an empty one, so that the listing is what it accepts then.
-		if dir, err = os.MkdirTemp("", "git-cluster-empty-"); err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir)
-		if err := s.Run.Run(ctx, gitcmd.Init(dir, cluster.SHA1, "refs/heads/main"), gitexec.IO{}); err != nil {
-			return err
-		}
-	}
-	return s.Run.Run(ctx, gitcmd.AdvertiseReceivePack(dir), gitexec.IO{Stdout: q.Stdout, Stderr: q.Stderr})
+	q.Protocol = "" // a version would be told with each answer, and only this is a listing
+	return s.advertise(ctx, q, repo, "")
 }

@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -20,9 +19,10 @@ import (
 	"gitcluster/internal/journal"
 	"gitcluster/internal/localsocket"
 	"gitcluster/internal/procreceive"
+	"gitcluster/internal/repository"
 )
 
-// A push is one receive-pack in progress, between its start and its end.
+// A push is one in progress, between its first word and its last.
 type push struct {
 	service *Service
 	id      string
@@ -31,7 +31,9 @@ type push struct {
 	dir     string
 	since   uint64                  // the replica's generation before Git looked at the objects
 	cancel  context.CancelCauseFunc // ends receive-pack, and with it the connection
-	report  *report
+	report  *report                 // what receive-pack says, if Git's own serves it
+	// incoming is what came, and is not the repository's yet; nil if there is nothing.
+	incoming *repository.Incoming
 
 	mu       sync.Mutex
 	asked    int                        // how many commands there are
@@ -95,33 +97,8 @@ func (s *Service) receive(ctx context.Context, q Request, t *tally) (*push, erro
 	patient()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	said := &report{ctx: ctx, w: q.Stdout}
-	p := &push{service: s, id: journal.NewID(), actor: q.Identity, repo: at.Repo, dir: view.Dir, since: view.Generation, cancel: cancel, report: said}
-	token := rand.Text()
-	s.mu.Lock()
-	s.pushes[token] = p
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.pushes, token)
-		s.mu.Unlock()
-	}()
-	dir, heard, removeHooks, err := p.hooks()
-	if err != nil {
-		return nil, err
-	}
-	defer removeHooks()
-	hooks := gitcmd.Push{Hooks: dir, Socket: s.Socket, Token: token}
-	if !q.Stateless {
-		// Over HTTP the nonce would have to be known to whichever node gets the
-		// next request.
-		hooks.CertSeed = rand.Text()
-	}
-	command := gitcmd.ReceivePack(view.Dir, q.Protocol, hooks)
-	if q.Stateless {
-		command = gitcmd.StatelessReceivePack(view.Dir, hooks)
-	}
-	err = s.Run.Run(ctx, command, gitexec.IO{Stdin: procreceive.Listen(q.Stdin, heard), Stdout: said, Stderr: q.Stderr})
+	p := &push{service: s, id: journal.NewID(), actor: q.Identity, repo: at.Repo, dir: view.Dir, since: view.Generation, cancel: cancel}
+	err = p.converse(ctx, q)
 	if created {
 		// If nothing came of it, it goes again. The condition on the head keeps
 		// what was pushed, by this client or another.
@@ -251,6 +228,12 @@ func (p *push) preReceive(ctx context.Context, q localsocket.HookRequest, stdin 
 	if quarantine != "" && !within(filepath.Join(p.dir, "objects"), quarantine) {
 		return fmt.Errorf("the quarantine %q is not in the repository", quarantine)
 	}
+	p.judge(ctx, updates, quarantine)
+	return nil
+}
+
+// judge decides what policy refuses of a push.
+func (p *push) judge(ctx context.Context, updates []cluster.RefUpdate, quarantine string) {
 	policy := map[cluster.RefName]string{}
 	for _, u := range updates {
 		switch {
@@ -266,7 +249,6 @@ func (p *push) preReceive(ctx context.Context, q localsocket.HookRequest, stdin 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked, p.policy = len(updates), policy
-	return nil
 }
 
 // decide makes what Git and policy let through part of the journal.
@@ -300,7 +282,11 @@ func (p *push) decide(ctx context.Context, q procreceive.Request, tell func(stri
 		results, err = p.service.Engine.Commit(ctx, p.repo.ID, engine.Push{
 			ID: p.id, Actor: p.actor, Updates: rest, Atomic: q.Atomic,
 			Copies: p.repo.Copies, Degraded: p.repo.WhenDegraded == cluster.Warn, Generation: p.since, Admitted: true, Tell: tell,
+			Incoming: p.incoming,
 		})
+		if errors.Is(err, engine.ErrIncomplete) {
+			return nil, err
+		}
 		if errors.Is(err, engine.ErrUnclear) {
 			// A failing hook would make Git tell the client "ng", which may be a
 			// lie. Ending the connection says what is true: nobody knows.
