@@ -270,6 +270,132 @@ func (r *Repository) deltas(t *testing.T, quarantine string) (n int) {
 	return n
 }
 
+// What is not as it should be, or is too much, is left to Git.
+func TestProvenLeavesToGit(t *testing.T) {
+	w := newWorld(t)
+	one := w.save(map[string]string{"a/file": "one\n", "b/file": "one\n"})
+	two := w.save(map[string]string{"a/file": "two\n"}, one)
+	h := &history{width: 20, objects: map[objectID]made{}}
+	add := func(k kind, text string, args ...any) objectID { return h.add(k, fmt.Appendf(nil, text, args...)) }
+	here := strings.Fields(w.git(w.work, "rev-list", "--objects", "--no-object-names", string(one)))
+	root := w.git(w.work, "rev-parse", string(one)+"^{tree}")
+	file := func(r *Repository, oid string) string { return filepath.Join(r.Dir, "objects", oid[:2], oid[2:]) }
+	for name, c := range map[string]struct {
+		change func(r *Repository, quarantine string)
+		wants  []cluster.OID
+		haves  []cluster.OID
+		want   bool
+	}{
+		"nothing":           {nil, oids(two), oids(one), true},
+		"the have":          {func(r *Repository, _ string) { os.Remove(file(r, string(one))) }, oids(two), oids(one), false},
+		"the have's tree":   {func(r *Repository, _ string) { os.Remove(file(r, root)) }, oids(two), oids(one), false},
+		"no haves":          {nil, oids(two), nil, false},
+		"only the have":     {nil, oids(one), oids(one), true},
+		"another is wanted": {nil, oids(two, cluster.OID(strings.Repeat("1", 40))), oids(one), false},
+		"a want of SHA-256": {nil, oids(two, cluster.OID(strings.Repeat("1", 64))), oids(one), false},
+		"a have of SHA-256": {nil, oids(two), oids(one, cluster.OID(strings.Repeat("1", 64))), false},
+		"what is no id":     {nil, oids("x"), oids(one), false},
+		"apart":             {func(r *Repository, _ string) { r.apart = true }, oids(two), oids(one), false},
+		"without the pack":  {func(_ *Repository, q string) { os.RemoveAll(filepath.Join(q, "pack")) }, oids(two), oids(one), false},
+		"too much at once":  {nil, append(slices.Repeat(oids(two), maxFollowed), two), oids(one), false},
+		"a tree that is not the have's": {func(r *Repository, _ string) {
+			other := w.git(w.work, "rev-parse", string(two)+"^{tree}")
+			copyFile(t, filepath.Join(w.work, ".git", "objects", other[:2], other[2:]), file(r, root))
+		}, oids(two), oids(one), false},
+		"two packs": {func(_ *Repository, q string) {
+			paths, _ := filepath.Glob(filepath.Join(q, "pack", "*.idx"))
+			for _, end := range []string{".idx", ".pack"} {
+				from := strings.TrimSuffix(paths[0], ".idx") + end
+				if err := os.Link(from, filepath.Join(q, "pack", "pack-"+strings.Repeat("1", 40)+end)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, oids(two), oids(one), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := w.another()
+			for _, oid := range here {
+				copyFile(t, filepath.Join(w.work, ".git", "objects", oid[:2], oid[2:]), file(r, oid))
+			}
+			quarantine, err := r.quarantine(t, w.bare(two, cluster.OID(w.git(w.work, "rev-parse", string(two)+"^{tree}")),
+				cluster.OID(w.git(w.work, "rev-parse", string(two)+":a")), cluster.OID(w.git(w.work, "rev-parse", string(two)+":a/file"))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.change != nil {
+				c.change(r, quarantine)
+			}
+			if got := r.proven(c.wants, c.haves, quarantine); got != c.want {
+				t.Errorf("proven: %v, want %v", got, c.want)
+			}
+		})
+	}
+
+	// A link of the wrong kind, and one that says too much.
+	blob := add(blobKind, "a blob\n")
+	empty := add(treeKind, "")
+	commit := add(commitKind, "tree %x\nauthor a <a@x> 1 +0000\ncommitter a <a@x> 1 +0000\n\nx\n", string(empty))
+	for name, c := range map[string]struct {
+		want objectID
+		ok   bool
+	}{
+		"a commit":              {commit, true},
+		"a blob":                {blob, true},
+		"a tree":                {add(treeKind, "100644 a\x00%s40000 b\x00%s", string(blob), string(empty)), true},
+		"an old mode":           {add(treeKind, "100664 a\x00%s", string(blob)), true},
+		"a submodule":           {add(treeKind, "160000 a\x00%s", strings.Repeat("x", 20)), true},
+		"a link that is a tree": {add(treeKind, "120000 a\x00%s", string(empty)), false},
+		"a file that is a tree": {add(treeKind, "100644 a\x00%s", string(empty)), false},
+		"a folder of no kind":   {add(treeKind, "40000 a\x00%s", string(blob)), false},
+		"a mode of no kind":     {add(treeKind, "20000 a\x00%s", string(blob)), false},
+		"no mode":               {add(treeKind, " a\x00%s", string(blob)), false},
+		"a parent that is none": {add(commitKind, "tree %x\nparent %x\n", string(empty), string(blob)), false},
+		"a tree that is none":   {add(commitKind, "tree %x\n", string(blob)), false},
+		"half a parent":         {add(commitKind, "tree %x\nparent %x", string(empty), string(commit)), false},
+		"no tree":               {add(commitKind, "author a <a@x> 1 +0000\n"), false},
+		"a tag":                 {add(tagKind, "object %x\ntype tree\ntag x\n", string(empty)), true},
+		"a tag of another kind": {add(tagKind, "object %x\ntype blob\ntag x\n", string(empty)), false},
+		"a tag of no kind":      {add(tagKind, "object %x\ntype thing\ntag x\n", string(empty)), false},
+		"a tag without a name":  {add(tagKind, "object %x\ntype tree\nname x\n", string(empty)), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			scratch, r := w.another(), w.another()
+			h.writeLoose(t, filepath.Join(scratch.Dir, "objects"), h.ids)
+			var list strings.Builder
+			for _, id := range []objectID{c.want, blob, empty, commit} {
+				fmt.Fprintf(&list, "%x\n", string(id))
+			}
+			cmd := exec.Command("git", "pack-objects", "--stdout", "-q")
+			cmd.Dir, cmd.Stdin = scratch.Dir, strings.NewReader(list.String())
+			pack, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			quarantine, err := r.quarantine(t, pack)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.proven(hexIDs([]objectID{c.want}), nil, quarantine); got != c.ok {
+				t.Errorf("proven: %v, want %v", got, c.ok)
+			}
+		})
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(to), 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(to, data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The usual pushes are decided here, and a copy of one takes one process, which stores
 // the pack.
 func TestUsualPushesTakeOneProcess(t *testing.T) {
