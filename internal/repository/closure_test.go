@@ -88,7 +88,7 @@ func (r *Repository) revList(t testing.TB, wants, haves []cluster.OID, quarantin
 // What this process says yes to, Git says yes to: of histories of all sorts, some of
 // whose objects are in the pack that came, some in the repository, and some nowhere.
 func TestProvenIsWhatGitSays(t *testing.T) {
-	histories := 40
+	histories := 30
 	worlds := map[cluster.ObjectFormat]*world{cluster.SHA1: newWorld(t), cluster.SHA256: newWorldOf(t, cluster.SHA256)}
 	var count struct{ cases, yes, no, silent, deltas int }
 	for seed := range uint64(histories) {
