@@ -286,18 +286,19 @@ func TestProvenLeavesToGit(t *testing.T) {
 		haves  []cluster.OID
 		want   bool
 	}{
-		"nothing":           {nil, oids(two), oids(one), true},
-		"the have":          {func(r *Repository, _ string) { os.Remove(file(r, string(one))) }, oids(two), oids(one), false},
-		"the have's tree":   {func(r *Repository, _ string) { os.Remove(file(r, root)) }, oids(two), oids(one), false},
-		"no haves":          {nil, oids(two), nil, false},
-		"only the have":     {nil, oids(one), oids(one), true},
-		"another is wanted": {nil, oids(two, cluster.OID(strings.Repeat("1", 40))), oids(one), false},
-		"a want of SHA-256": {nil, oids(two, cluster.OID(strings.Repeat("1", 64))), oids(one), false},
-		"a have of SHA-256": {nil, oids(two), oids(one, cluster.OID(strings.Repeat("1", 64))), false},
-		"what is no id":     {nil, oids("x"), oids(one), false},
-		"apart":             {func(r *Repository, _ string) { r.apart = true }, oids(two), oids(one), false},
-		"without the pack":  {func(_ *Repository, q string) { os.RemoveAll(filepath.Join(q, "pack")) }, oids(two), oids(one), false},
-		"too much at once":  {nil, append(slices.Repeat(oids(two), maxFollowed), two), oids(one), false},
+		"nothing":                      {nil, oids(two), oids(one), true},
+		"the have":                     {func(r *Repository, _ string) { os.Remove(file(r, string(one))) }, oids(two), oids(one), false},
+		"the have's tree":              {func(r *Repository, _ string) { os.Remove(file(r, root)) }, oids(two), oids(one), false},
+		"no haves":                     {nil, oids(two), nil, false},
+		"only the have":                {nil, oids(one), oids(one), true},
+		"only the have, which is gone": {func(r *Repository, _ string) { os.Remove(file(r, string(one))) }, oids(one), oids(one), false},
+		"another is wanted":            {nil, oids(two, cluster.OID(strings.Repeat("1", 40))), oids(one), false},
+		"a want of SHA-256":            {nil, oids(two, cluster.OID(strings.Repeat("1", 64))), oids(one), false},
+		"a have of SHA-256":            {nil, oids(two), oids(one, cluster.OID(strings.Repeat("1", 64))), false},
+		"what is no id":                {nil, oids("x"), oids(one), false},
+		"apart":                        {func(r *Repository, _ string) { r.apart = true }, oids(two), oids(one), false},
+		"without the pack":             {func(_ *Repository, q string) { os.RemoveAll(filepath.Join(q, "pack")) }, oids(two), oids(one), false},
+		"too much at once":             {nil, append(slices.Repeat(oids(two), maxFollowed), two), oids(one), false},
 		"a tree that is not the have's": {func(r *Repository, _ string) {
 			other := w.git(w.work, "rev-parse", string(two)+"^{tree}")
 			copyFile(t, filepath.Join(w.work, ".git", "objects", other[:2], other[2:]), file(r, root))
