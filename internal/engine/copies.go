@@ -433,6 +433,7 @@ func (e *Engine) Take(ctx context.Context, o peer.Offer, haves []cluster.OID, pa
 		return "", err
 	}
 	pledged, _ := r.pledge(o.Wants, pledgeFor)
+	defer r.comes(o.Wants)()
 	if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {
 		r.redeem(pledged) // while a value is pledged that is not there, nothing can be removed
 		return "", err

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -196,6 +197,68 @@ func TestSlowPeer(t *testing.T) {
 	close(slow)
 	w.await("b to have its copy after all", func() bool { return w.nodes["b"].holds(one) })
 }
+
+// A node whose copy has almost come when it hears of the push does not fetch it once more.
+func TestCatchUpAwaitsItsCopy(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a, b := w.nodes["a"], w.nodes["b"]
+	one := w.commit()
+	two := w.commit(one)
+	a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})
+	b.sync()
+	a.upload(two)
+	var pack bytes.Buffer
+	if err := a.WritePack(t.Context(), w.repo.ID, []cluster.OID{two}, []cluster.OID{one}, &pack); err != nil {
+		t.Fatal(err)
+	}
+	begins, goes := make(chan struct{}), make(chan struct{})
+	taken := make(chan error, 1)
+	go func() {
+		offer := peer.Offer{Repo: w.repo.ID, Wants: []cluster.OID{two}, Refs: []cluster.RefName{"refs/heads/main"}}
+		_, err := b.Engine.Take(t.Context(), offer, []cluster.OID{one}, readerFunc(func(p []byte) (int, error) {
+			select {
+			case <-begins:
+			default:
+				close(begins)
+			}
+			<-goes
+			return pack.Read(p)
+		}))
+		taken <- err
+	}()
+	<-begins
+	a.push(Push{Copies: 1, Updates: []cluster.RefUpdate{set("refs/heads/main", one, two)}})
+	served := a.served()
+	time.AfterFunc(500*time.Millisecond, func() { close(goes) })
+	if _, refs := b.sync(); refs["refs/heads/main"] != string(two) {
+		t.Errorf("b shows %v", refs)
+	}
+	if err := <-taken; err != nil {
+		t.Errorf("take the copy: %v", err)
+	}
+	if a.served() != served {
+		t.Error("b fetched what it was just being given")
+	}
+}
+
+// One that comes no further keeps nobody from it.
+func TestCatchUpLeavesACopyThatDoesNotCome(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.nodes["a"]
+	b := w.start("b2", t.TempDir(), Options{Silence: 300 * time.Millisecond})
+	w.nodes["b2"] = b
+	one := w.commit()
+	a.push(Push{Copies: 1, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})
+	over := b.replica(w.repo.ID).comes([]cluster.OID{one})
+	defer over()
+	if _, refs := b.sync(); refs["refs/heads/main"] != string(one) {
+		t.Errorf("b shows %v", refs)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // A large push is not refused for being large: what it waits for its copies grows
 // with the time its pack takes to make, and with its size.

@@ -18,6 +18,9 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 	if len(wants) == 0 {
 		return nil
 	}
+	// A push goes on without its slowest copies, and this may be one that has almost
+	// come. One that comes no further must not keep us from asking a peer.
+	r.awaitComing(ctx, wants, e.hedge())
 	if r.hasFound(wants) {
 		return nil // a copy that was taken
 	}

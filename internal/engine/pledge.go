@@ -101,6 +101,53 @@ func (r *replica) hasFound(values []cluster.OID) bool {
 	return !slices.ContainsFunc(values, func(v cluster.OID) bool { return !now.Before(r.whole[v]) })
 }
 
+// A coming is values of which a copy is being taken.
+type coming struct {
+	values []cluster.OID
+	over   chan struct{}
+}
+
+// comes notes that a copy of values is being taken, until over is called.
+func (r *replica) comes(values []cluster.OID) (over func()) {
+	c := &coming{values, make(chan struct{})}
+	r.keep.Lock()
+	defer r.keep.Unlock()
+	r.coming = append(r.coming, c)
+	return func() {
+		r.keep.Lock()
+		defer r.keep.Unlock()
+		r.coming = slices.DeleteFunc(r.coming, func(o *coming) bool { return o == c })
+		close(c.over)
+	}
+}
+
+// awaitComing waits for copies of the values that are being taken, up to a limit. The
+// caller may hold apply, since to take a copy needs no lock.
+func (r *replica) awaitComing(ctx context.Context, values []cluster.OID, limit time.Duration) {
+	var awaited []*coming
+	r.keep.Lock()
+	for _, c := range r.coming {
+		if slices.ContainsFunc(c.values, func(v cluster.OID) bool { return slices.Contains(values, v) }) {
+			awaited = append(awaited, c)
+		}
+	}
+	r.keep.Unlock()
+	if len(awaited) == 0 {
+		return
+	}
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	for _, c := range awaited {
+		select {
+		case <-c.over:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // forgetFound has everything be looked at again, because the disk may not be what it
 // was. It reports whether there was anything to forget.
 func (r *replica) forgetFound() bool {

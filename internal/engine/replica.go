@@ -35,6 +35,7 @@ type replica struct {
 
 	pledgedValues int                       // in all of pledged; guarded by keep
 	whole         map[cluster.OID]time.Time // what was found complete, and until when it is pledged; guarded by keep
+	coming        []*coming                 // copies that are being taken; guarded by keep
 	offered       map[cluster.OID]time.Time // what must stay for packs that are on their way, and until when; guarded by keep
 
 	mu        sync.Mutex

@@ -22,7 +22,7 @@ import (
 // history is made.
 type world struct {
 	*Repository
-	t      *testing.T
+	t      testing.TB
 	store  *Store
 	record cluster.Repo
 	home   string
@@ -32,9 +32,9 @@ type world struct {
 
 const testID cluster.RepoID = "0123456789abcdef"
 
-func newWorld(t *testing.T) *world { return newWorldOf(t, cluster.SHA1) }
+func newWorld(t testing.TB) *world { return newWorldOf(t, cluster.SHA1) }
 
-func newWorldOf(t *testing.T, format cluster.ObjectFormat) *world {
+func newWorldOf(t testing.TB, format cluster.ObjectFormat) *world {
 	t.Helper()
 	w := &world{t: t, home: t.TempDir(), work: filepath.Join(t.TempDir(), "work")}
 	w.git("", "init", "-q", "--object-format="+string(format), w.work)
@@ -211,7 +211,7 @@ func set(ref string, old, new cluster.OID) cluster.RefUpdate {
 }
 
 // within fails the test if do takes longer than anything here may.
-func within(t *testing.T, what string, do func()) {
+func within(t testing.TB, what string, do func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {

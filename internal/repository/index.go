@@ -65,8 +65,14 @@ func (x *index) ids() io.Reader {
 
 // has reports whether an object is in the pack.
 func (x *index) has(id []byte) (bool, error) {
+	_, ok, err := x.find(id)
+	return ok, err
+}
+
+// find returns which of the ids, in order, is that of an object.
+func (x *index) find(id []byte) (n int, ok bool, err error) {
 	if len(id) != x.width {
-		return false, nil
+		return 0, false, nil
 	}
 	low, high := uint32(0), x.fanout[id[0]]
 	if id[0] > 0 {
@@ -76,16 +82,36 @@ func (x *index) has(id []byte) (bool, error) {
 	for low < high {
 		middle := low + (high-low)/2
 		if _, err := x.file.ReadAt(at, int64(indexHeader)+int64(middle)*int64(x.width)); err != nil {
-			return false, err
+			return 0, false, err
 		}
 		switch c := bytes.Compare(at, id); {
 		case c == 0:
-			return true, nil
+			return int(middle), true, nil
 		case c < 0:
 			low = middle + 1
 		default:
 			high = middle
 		}
 	}
-	return false, nil
+	return 0, false, nil
+}
+
+// offset returns where in the pack the object is that has the nth of the ids. A
+// checksum of each object comes between ids and offsets, and after these come those
+// that do not fit into 31 bits.
+func (x *index) offset(n int) (int64, error) {
+	const large = 1 << 31
+	offsets := int64(indexHeader) + int64(x.len())*int64(x.width+4)
+	var at [8]byte
+	if _, err := x.file.ReadAt(at[:4], offsets+4*int64(n)); err != nil {
+		return 0, err
+	}
+	offset := binary.BigEndian.Uint32(at[:])
+	if offset < large {
+		return int64(offset), nil
+	}
+	if _, err := x.file.ReadAt(at[:], offsets+4*int64(x.len())+8*int64(offset-large)); err != nil {
+		return 0, err
+	}
+	return int64(binary.BigEndian.Uint64(at[:]) &^ (1 << 63)), nil
 }

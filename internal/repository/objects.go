@@ -156,7 +156,7 @@ func (r *Repository) mustBeClosed(ctx context.Context, wants, haves []cluster.OI
 }
 
 func (r *Repository) closed(ctx context.Context, wants, haves []cluster.OID, quarantine string) (bool, error) {
-	if len(wants) == 0 {
+	if len(wants) == 0 || r.proven(wants, haves, quarantine) {
 		return true, nil
 	}
 	c := gitcmd.RevList(r.Dir, quarantine)
