@@ -205,12 +205,14 @@ func TestAnswersAreOfTheirRefs(t *testing.T) {
 	}
 }
 
-// Git leaves out a ref that it cannot read, and says so. That may be made good, and then
-// nobody has changed a ref.
+// Git leaves out what a tag names that it cannot read, and says so. That may be made good,
+// and then nobody has changed a ref.
 func TestComplaintsAreNotKept(t *testing.T) {
 	w := newWorld(t, Options{}, cluster.SHA1)
-	w.commit()
-	if err := os.WriteFile(filepath.Join(w.dir, "refs/heads/gone"), []byte("none\n"), 0o600); err != nil {
+	w.git("", "tag", "-a", "-m", "v", "v1", w.commit())
+	tag := w.git("", "rev-parse", "v1")
+	object := filepath.Join(w.dir, "objects", tag[:2], tag[2:])
+	if err := errors.Join(os.Remove(object), os.WriteFile(object, []byte("rotten"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {

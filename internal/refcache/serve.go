@@ -126,8 +126,8 @@ func (c *Cache) start(ctx context.Context, f *Fetch, q request, told []byte, mor
 			return err
 		}
 	}
-	// However the process has ended: the answer was whole by then. But one that has found
-	// something wrong with a ref leaves it out.
+	// However the process has ended: the answer was whole by then. But one that could not
+	// read something leaves it out.
 	if w.certain && !complaints.any {
 		c.keep(f, ask(f, q.raw), bytes.Clone(w.answer.said))
 	}
