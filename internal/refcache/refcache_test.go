@@ -314,9 +314,12 @@ func TestSection(t *testing.T) {
 func TestGitIsExchanged(t *testing.T) {
 	w := newWorld(t, Options{}, cluster.SHA1)
 	w.commit()
-	for _, old := range []string{packets("version 2\n", "agent=git/1\n", "0000"), packets("version 2\n", "0000"), packets("version 2\n")} {
+	for _, old := range []string{packets("version 2\n", "agent=git/1\n", "0000"), packets("version 2\n", "0000"), packets("version 2\n"), ""} {
 		w.state++ // else no process would be asked
 		f := w.fetch(nil, nil, false)
+		if old == "" { // as long as the right one
+			old = strings.Replace(string(w.list(&f)), "agent=git/", "agent=got/", 1)
+		}
 		w.keepList(&f, []byte(old))
 		told, _, err := w.ask(refs, false)
 		if !errors.Is(err, errChanged) || told != old {

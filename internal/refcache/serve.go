@@ -117,7 +117,7 @@ func (c *Cache) start(ctx context.Context, f *Fetch, q request, told []byte, mor
 	}
 	stderr, complaints := f.Stderr, &notice{to: f.Stderr}
 	if q.refs && f.same() {
-		w.answer, w.same = &section{limit: maxAnswer}, f.same
+		w.answer = &section{limit: maxAnswer}
 		stderr = complaints
 	}
 	err := f.Run(ctx, io.MultiReader(bytes.NewReader(q.raw), more), w, stderr)
@@ -128,7 +128,7 @@ func (c *Cache) start(ctx context.Context, f *Fetch, q request, told []byte, mor
 	}
 	// However the process has ended: the answer was whole by then. But one that could not
 	// read something leaves it out.
-	if w.certain && !complaints.any {
+	if w.answer != nil && w.answer.whole && !complaints.any {
 		c.keep(f, ask(f, q.raw), bytes.Clone(w.answer.said))
 	}
 	if exit := (*gitexec.ExitError)(nil); errors.As(err, &exit) && exit.Stderr == "" {
@@ -158,14 +158,11 @@ type watch struct {
 	told []byte                  // the list that the client has; nil: none, it gets what comes
 	fail context.CancelCauseFunc // ends the process
 	list *section                // what comes first; nil: nothing does
-	// answer is what comes then, if it is worth to be kept; same says whether the refs are
-	// still what they were.
+	// answer is what comes then, if it is worth to be kept.
 	answer *section
-	same   func() bool
 
 	changed bool // the list is not the one that was told
 	more    bool // something has come after the list
-	certain bool // the answer is whole, and the refs did not change until then
 }
 
 func (w *watch) Write(p []byte) (int, error) {
@@ -199,7 +196,6 @@ func (w *watch) pass(n int, all, rest []byte) (int, error) {
 		if w.answer.bad {
 			w.answer.said = nil
 		}
-		w.certain = w.answer.whole && w.same()
 	}
 	if _, err := w.to.Write(all); err != nil {
 		return 0, err
