@@ -197,6 +197,11 @@ func TestAnswersAreOfTheirRefs(t *testing.T) {
 	if n := len(w.repos["r"].answers); n != 1 {
 		t.Errorf("%d answers are kept of one state", n)
 	}
+	old := w.fetch(nil, nil, true)
+	w.state++
+	live("after another change", 1)
+	w.keep(&old, ask(&old, []byte(refs)), []byte("0000")) // who was slow
+	live("again", 0)
 	f := w.fetch(strings.NewReader(refs), io.Discard, true)
 	w.state++ // since the client has synchronized
 	before := w.runs
