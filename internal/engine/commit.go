@@ -141,6 +141,7 @@ func (e *Engine) decide(ctx context.Context, r *replica, p *pending) ([]cluster.
 		case <-p.done:
 			return p.results, p.err
 		case r.apply <- struct{}{}:
+			r.locked()
 			if batch := r.take(); len(batch) > 0 {
 				e.commit(r, batch)
 			}

@@ -255,6 +255,9 @@ type View struct {
 	Stale   bool          // it was not compared with the journal
 	// Generation is for [Push.Generation], if what the view shows leads to a push.
 	Generation uint64
+	// State names what refs and HEAD show, in one life of the node; 0: they may be
+	// changing. [Engine.State] tells whether they still show it.
+	State uint64
 }
 
 // Sync makes the local replica show at least the head that was resolved, and
@@ -275,8 +278,20 @@ func (e *Engine) Sync(ctx context.Context, at Resolved, tell func(string)) (View
 		// Somebody has removed it, or its disk is gone, since it was brought here.
 		r.disbelieve()
 	}
-	applied := r.position()
-	return View{Repo: at.Repo, Dir: e.Store.Path(at.Repo.ID), Applied: applied, Waited: time.Since(start), Generation: r.currentGeneration()}, nil
+	applied, state := r.showsNow()
+	return View{Repo: at.Repo, Dir: e.Store.Path(at.Repo.ID), Applied: applied, Waited: time.Since(start), Generation: r.currentGeneration(), State: state}, nil
+}
+
+// State names what the refs and the HEAD of the local replica show. As long as it is the
+// same, and not 0, nobody has begun to change them.
+func (e *Engine) State(id cluster.RepoID) uint64 {
+	e.mu.Lock()
+	r := e.replicas[id]
+	e.mu.Unlock()
+	if r == nil {
+		return 0
+	}
+	return r.state.Load()
 }
 
 // staleView is the replica as it is. One that never completed a
@@ -385,6 +400,7 @@ func (e *Engine) replica(id cluster.RepoID) *replica {
 	r := e.replicas[id]
 	if r == nil {
 		r = &replica{id: id, apply: make(chan struct{}, 1)}
+		r.state.Store(states.Add(1))
 		e.replicas[id] = r
 	}
 	return r

@@ -20,6 +20,9 @@ type replica struct {
 	// position change; commits and catch-ups take turns on it. It is a channel so that
 	// who waits can leave.
 	apply chan struct{}
+	// state names what refs and HEAD show; 0 while somebody holds apply, who may be
+	// changing them.
+	state atomic.Uint64
 	repo  *repository.Repository // guarded by apply
 	table *repository.RefTable   // guarded by apply; nil: to be read from disk
 	shown journal.Head           // guarded by apply; the head whose refs the table holds
@@ -58,13 +61,37 @@ type replica struct {
 func (r *replica) lock(ctx context.Context) error {
 	select {
 	case r.apply <- struct{}{}:
+		r.locked()
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-func (r *replica) unlock() { <-r.apply }
+// locked has everybody know that apply is held now.
+func (r *replica) locked() { r.state.Store(0) }
+
+// unlock lets go of apply. Whether anything was changed under it does not matter: to
+// count each time is cheaper than to miss one change.
+func (r *replica) unlock() {
+	r.state.Store(states.Add(1))
+	<-r.apply
+}
+
+// states has no name of a state come up twice in a node's life, even of a repository
+// that is deleted and comes again.
+var states atomic.Uint64
+
+// showsNow is shows with the name of what refs and HEAD show at this moment, for who was
+// told that the replica serves.
+func (r *replica) showsNow() (cluster.Position, uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fenced != nil || !r.loaded || r.putBack != "" {
+		return r.applied, 0
+	}
+	return r.applied, r.state.Load()
+}
 
 func (r *replica) position() cluster.Position {
 	r.mu.Lock()

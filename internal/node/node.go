@@ -36,6 +36,7 @@ import (
 	"gitcluster/internal/packcache"
 	"gitcluster/internal/peer"
 	"gitcluster/internal/queue"
+	"gitcluster/internal/refcache"
 	"gitcluster/internal/repository"
 	"gitcluster/internal/service"
 	"gitcluster/internal/shell"
@@ -174,7 +175,7 @@ func (n *Node) compose(ctx context.Context, version string) error {
 	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log, Drained: n.drained})
 	n.packs = packcache.New(packcache.Options{Dir: store.Temp(), Run: runner})
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
-		Hooks: n.dir.path("hooks"), Socket: socket, Packs: n.packs, Turns: n.turns, Metrics: n.metrics, Log: n.log})
+		Hooks: n.dir.path("hooks"), Socket: socket, Packs: n.packs, Refs: refcache.New(refcache.Options{}), Turns: n.turns, Metrics: n.metrics, Log: n.log})
 	n.metrics.Watch(n.load)
 	n.browser = browse.New(runner)
 	if n.mirrors, err = observe.New(observe.Options{Device: name, Journal: n.journal, Engine: n.engine, Git: runner,

@@ -12,7 +12,54 @@ import (
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/localsocket"
+	"gitcluster/internal/refcache"
 )
+
+// UploadPack serves a fetch.
+func (s *Service) UploadPack(ctx context.Context, q Request) error {
+	command := gitcmd.UploadPack
+	if q.Stateless {
+		command = gitcmd.StatelessUploadPack
+	}
+	return s.uploadPack(ctx, q, "upload-pack", (*refcache.Cache).Serve, func(view engine.View) (gitcmd.Command, func()) {
+		return s.sharing(view, command(view.Dir, q.Protocol))
+	})
+}
+
+// advertiseFetch answers the first request of a fetch over HTTP.
+func (s *Service) advertiseFetch(ctx context.Context, q Request) error {
+	return s.uploadPack(ctx, q, "upload-pack-refs", (*refcache.Cache).Advertise, func(view engine.View) (gitcmd.Command, func()) {
+		return gitcmd.AdvertiseUploadPack(view.Dir, q.Protocol), func() {}
+	})
+}
+
+// uploadPack has the cache of what upload-packs have said answer, if it may, and else the
+// command. That has its turn when it is started: for who is answered without, or says
+// nothing, no place is taken.
+func (s *Service) uploadPack(ctx context.Context, q Request, what string, kept func(*refcache.Cache, context.Context, refcache.Fetch) error, command func(engine.View) (c gitcmd.Command, end func())) error {
+	return s.reading(ctx, &q, what, func(ctx context.Context, view engine.View, turn turn) error {
+		run := func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+			leave, err := turn()
+			if err != nil {
+				return err
+			}
+			defer leave()
+			c, end := command(view)
+			defer end()
+			return s.Run.Run(ctx, c, gitexec.IO{Stdin: stdin, Stdout: stdout, Stderr: stderr})
+		}
+		s.warn(q, view)
+		if s.Refs == nil || q.Protocol != refcache.Version2 || view.Stale {
+			return run(ctx, q.Stdin, q.Stdout, q.Stderr)
+		}
+		return kept(s.Refs, ctx, refcache.Fetch{
+			Repo: view.Repo.ID, Format: view.Repo.Format, Position: view.Applied,
+			State: view.State, Now: func() uint64 { return s.Engine.State(view.Repo.ID) },
+			Stateless: q.Stateless, Run: run,
+			Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr,
+		})
+	})
+}
 
 // A fetch is one upload-pack in progress that asks for its packs.
 type fetch struct {

@@ -13,7 +13,7 @@ import (
 // [Service.ReceivePack], at this node or another.
 func (s *Service) AdvertiseRefs(ctx context.Context, q Request, push bool) error {
 	if !push {
-		return s.read(ctx, q, "upload-pack-refs", func(dir string) gitcmd.Command { return gitcmd.AdvertiseUploadPack(dir, q.Protocol) })
+		return s.advertiseFetch(ctx, q)
 	}
 	t := s.begin(&q, "receive-pack-refs")
 	err := s.advertisePush(ctx, q, t)

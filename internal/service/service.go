@@ -34,6 +34,7 @@ import (
 	"gitcluster/internal/metrics"
 	"gitcluster/internal/packcache"
 	"gitcluster/internal/queue"
+	"gitcluster/internal/refcache"
 )
 
 // A Directory gives the current rules of access.
@@ -54,6 +55,7 @@ type Options struct {
 	Hooks     string           // directory of the hooks that report to ServeHook
 	Socket    string           // where they find this node
 	Packs     *packcache.Cache // what fetches at the same time share; nil: nothing
+	Refs      *refcache.Cache  // what upload-packs have said of refs; nil: nothing is kept
 	Turns     *queue.Queue     // bounds the Git processes that serve clients
 	Metrics   *metrics.Metrics // may be nil
 	Log       *slog.Logger
@@ -104,36 +106,23 @@ type Request struct {
 	Tell   func(string) // lines for the person who waits; may be nil
 }
 
-// UploadPack serves a fetch.
-func (s *Service) UploadPack(ctx context.Context, q Request) error {
-	command := gitcmd.UploadPack
-	if q.Stateless {
-		command = gitcmd.StatelessUploadPack
-	}
-	return s.readBy(ctx, q, "upload-pack", func(view engine.View) (gitcmd.Command, func()) {
-		return s.sharing(view, command(view.Dir, q.Protocol))
-	})
-}
-
 // UploadArchive serves `git archive --remote`.
 func (s *Service) UploadArchive(ctx context.Context, q Request) error {
 	return s.read(ctx, q, "upload-archive", gitcmd.UploadArchive)
 }
 
 func (s *Service) read(ctx context.Context, q Request, what string, command func(dir string) gitcmd.Command) error {
-	return s.readBy(ctx, q, what, func(view engine.View) (gitcmd.Command, func()) { return command(view.Dir), func() {} })
+	return s.Read(ctx, &q, what, func(ctx context.Context, view engine.View) error {
+		s.warn(q, view)
+		return s.Run.Run(ctx, command(view.Dir), gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
+	})
 }
 
-// readBy has a command read a replica; end is called when it has ended.
-func (s *Service) readBy(ctx context.Context, q Request, what string, command func(engine.View) (c gitcmd.Command, end func())) error {
-	return s.Read(ctx, &q, what, func(ctx context.Context, view engine.View) error {
-		if view.Stale {
-			q.tell(fmt.Sprintf("This may be stale: version %d of %q as %q has it, not compared with the journal.", view.Applied.Version, q.Repo, s.Device))
-		}
-		c, end := command(view)
-		defer end()
-		return s.Run.Run(ctx, c, gitexec.IO{Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr})
-	})
+// warn tells a reader of a replica that was not compared with the journal.
+func (s *Service) warn(q Request, view engine.View) {
+	if view.Stale {
+		q.tell(fmt.Sprintf("This may be stale: version %d of %q as %q has it, not compared with the journal.", view.Applied.Version, q.Repo, s.Device))
+	}
 }
 
 // Read brings the replica up to date and has do read it, when its turn has come.
@@ -142,6 +131,23 @@ func (s *Service) readBy(ctx context.Context, q Request, what string, command fu
 // and how fresh. The directory in the view is for reading alone, and only until do
 // returns.
 func (s *Service) Read(ctx context.Context, q *Request, what string, do func(context.Context, engine.View) error) error {
+	return s.reading(ctx, q, what, func(ctx context.Context, view engine.View, turn turn) error {
+		leave, err := turn()
+		if err != nil {
+			return err
+		}
+		defer leave()
+		return do(ctx, view)
+	})
+}
+
+// A turn waits for a place among the Git processes, which is the caller's until leave is
+// called.
+type turn func() (leave func(), err error)
+
+// reading is Read for a reader that takes its turn by itself, if it comes to need a Git
+// process.
+func (s *Service) reading(ctx context.Context, q *Request, what string, do func(context.Context, engine.View, turn) error) error {
 	t := s.begin(q, what)
 	patient := q.remind()
 	defer patient()
@@ -150,13 +156,12 @@ func (s *Service) Read(ctx context.Context, q *Request, what string, do func(con
 	if err == nil && q.Await != nil {
 		err = q.Await()
 	}
+	patient()
 	if err == nil {
-		var leave func()
-		if leave, err = s.turn(ctx, *q, false); err == nil {
-			patient()
-			err = do(ctx, view)
-			leave()
-		}
+		err = do(ctx, view, func() (leave func(), err error) {
+			defer q.remind()()
+			return s.turn(ctx, *q, false)
+		})
 	}
 	t.end(err)
 	return err
