@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"gitcluster/internal/cluster"
-	"gitcluster/internal/gitcmd"
 )
 
 // AdvertiseRefs answers the first request of a fetch over HTTP, or with push of a
