@@ -52,6 +52,7 @@ type Load struct {
 	Running  int    // Git processes that serve clients
 	Waiting  int    // requests that wait for their turn
 	Shared   uint64 // packs, since the start, that a fetch got without a run of its own
+	Listed   uint64 // lists of refs, since the start, that a fetch got without a process
 }
 
 const space = "gitcluster"
@@ -161,11 +162,12 @@ var (
 	descVersions = prometheus.NewDesc(space+"_versions_behind", "Versions by which they lag, in all.", nil, nil)
 	descRunning  = prometheus.NewDesc(space+"_git_processes", "Git processes that serve clients now.", nil, nil)
 	descWaiting  = prometheus.NewDesc(space+"_git_waiting", "Requests that wait for a free process.", nil, nil)
+	descListed   = prometheus.NewDesc(space+"_listings_kept_total", "Lists of refs that a fetch was told without a Git process.", nil, nil)
 	descShared   = prometheus.NewDesc(space+"_packs_shared_total", "Packs that a fetch shared with another.", nil, nil)
 )
 
 func (c *loadCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReplicas, descBehind, descVersions, descRunning, descWaiting, descShared} {
+	for _, d := range []*prometheus.Desc{descReplicas, descBehind, descVersions, descRunning, descWaiting, descShared, descListed} {
 		ch <- d
 	}
 }
@@ -180,4 +182,5 @@ func (c *loadCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value)
 	}
 	ch <- prometheus.MustNewConstMetric(descShared, prometheus.CounterValue, float64(l.Shared))
+	ch <- prometheus.MustNewConstMetric(descListed, prometheus.CounterValue, float64(l.Listed))
 }

@@ -15,7 +15,7 @@ import (
 
 func TestPage(t *testing.T) {
 	m := New("1.2.3")
-	m.Watch(func() Load { return Load{Replicas: 7, Behind: 2, Versions: 40, Running: 3, Waiting: 5, Shared: 6} })
+	m.Watch(func() Load { return Load{Replicas: 7, Behind: 2, Versions: 40, Running: 3, Waiting: 5, Shared: 6, Listed: 8} })
 	m.Request(Request{Front: "ssh", Service: "upload-pack", Took: 30 * time.Millisecond, Waited: time.Millisecond, In: 100, Out: 2000})
 	m.Request(Request{Front: "http", Service: "receive-pack", Err: fmt.Errorf("x: %w", cluster.ErrUnavailable), Took: time.Second})
 	m.Request(Request{Front: "ssh", Service: "upload-pack", Err: context.Canceled, Took: time.Minute, Waited: time.Minute})
@@ -37,7 +37,7 @@ func TestPage(t *testing.T) {
 		`gitcluster_bytes_total{direction="out",front="ssh"} 2000`,
 		`gitcluster_journal_seconds_count{operation="lookup"} 1`,
 		`gitcluster_journal_errors_total{operation="append"} 1`,
-		`gitcluster_versions_behind 40`, `gitcluster_replicas_behind 2`, `gitcluster_git_waiting 5`, `gitcluster_packs_shared_total 6`,
+		`gitcluster_versions_behind 40`, `gitcluster_replicas_behind 2`, `gitcluster_git_waiting 5`, `gitcluster_packs_shared_total 6`, `gitcluster_listings_kept_total 8`,
 	} {
 		if !strings.Contains(string(page), want+"\n") {
 			t.Errorf("the page lacks %s", want)

@@ -27,7 +27,7 @@ const maxWaiting = 4096
 func (n *Node) load() metrics.Load {
 	lag := n.engine.Lag()
 	running, waiting := n.turns.Load()
-	return metrics.Load{Replicas: lag.Replicas, Behind: lag.Behind, Versions: lag.Versions, Running: running, Waiting: waiting, Shared: n.packs.Shared()}
+	return metrics.Load{Replicas: lag.Replicas, Behind: lag.Behind, Versions: lag.Versions, Running: running, Waiting: waiting, Shared: n.packs.Shared(), Listed: n.listings.Answers()}
 }
 
 // checkMachine refuses Windows, and a Git that lacks what the engine relies on:

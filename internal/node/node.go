@@ -45,31 +45,32 @@ import (
 
 // A Node is an open node.
 type Node struct {
-	dir     dataDir
-	self    *config.Self
-	key     key
-	log     *slog.Logger
-	lock    *os.File
-	client  *journal.Client
-	journal *journal.Journal
-	members *journal.Members
-	cluster journal.ClusterRecord
-	rules   *rules
-	peers   *peer.Peers
-	engine  *engine.Engine
-	packs   *packcache.Cache
-	shell   *shell.Shell
-	service *service.Service
-	browser *browse.Browser
-	mirrors *observe.Observer
-	metrics *metrics.Metrics
-	turns   *queue.Queue
-	ssh     *sshserver.Server
-	sshLn   net.Listener
-	http    *httpserver.Server // nil: no HTTPS front
-	httpLn  net.Listener
-	localLn *net.UnixListener
-	closed  sync.Once
+	dir      dataDir
+	self     *config.Self
+	key      key
+	log      *slog.Logger
+	lock     *os.File
+	client   *journal.Client
+	journal  *journal.Journal
+	members  *journal.Members
+	cluster  journal.ClusterRecord
+	rules    *rules
+	peers    *peer.Peers
+	engine   *engine.Engine
+	packs    *packcache.Cache
+	listings *refcache.Cache
+	shell    *shell.Shell
+	service  *service.Service
+	browser  *browse.Browser
+	mirrors  *observe.Observer
+	metrics  *metrics.Metrics
+	turns    *queue.Queue
+	ssh      *sshserver.Server
+	sshLn    net.Listener
+	http     *httpserver.Server // nil: no HTTPS front
+	httpLn   net.Listener
+	localLn  *net.UnixListener
+	closed   sync.Once
 
 	stopUpkeep func() // ends the upkeep of the journal
 }
@@ -173,9 +174,10 @@ func (n *Node) compose(ctx context.Context, version string) error {
 		return err
 	}
 	n.engine = engine.New(engine.Options{Device: name, Incarnation: incarnation, Journal: n.journal, Store: store, Peers: n.peers, Log: n.log, Drained: n.drained})
+	n.listings = refcache.New(refcache.Options{})
 	n.packs = packcache.New(packcache.Options{Dir: store.Temp(), Run: runner})
 	n.service = service.New(service.Options{Device: name, Engine: n.engine, Journal: n.journal, Directory: n.rules, Run: runner,
-		Hooks: n.dir.path("hooks"), Socket: socket, Packs: n.packs, Refs: refcache.New(refcache.Options{}), Turns: n.turns, Metrics: n.metrics, Log: n.log})
+		Hooks: n.dir.path("hooks"), Socket: socket, Packs: n.packs, Refs: n.listings, Turns: n.turns, Metrics: n.metrics, Log: n.log})
 	n.metrics.Watch(n.load)
 	n.browser = browse.New(runner)
 	if n.mirrors, err = observe.New(observe.Options{Device: name, Journal: n.journal, Engine: n.engine, Git: runner,
