@@ -49,7 +49,7 @@ func readStat(pid int) (s stat, err error) {
 // A usage is what servers have used, and how many processes they have now.
 type usage struct {
 	cpu       time.Duration // with that of all processes they have started, whether those still run or not
-	processes int
+	processes int           // without those that wait for work
 }
 
 // used looks at servers and all below them.
@@ -78,10 +78,18 @@ func used(servers ...int) (u usage, err error) {
 			return u, fmt.Errorf("process %d: %w", next[0], fs.ErrNotExist)
 		}
 		u.cpu += s.self + s.waited
-		u.processes++
+		if !waits(next[0]) {
+			u.processes++
+		}
 		next = append(next, children[next[0]]...)
 	}
 	return u, nil
+}
+
+// waits reports whether a process is one that a node keeps for its next transaction.
+func waits(pid int) bool {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.HasPrefix(string(args), "git\x00update-ref\x00")
 }
 
 // usedSince is the CPU time that servers have used since before. It waits until what

@@ -27,7 +27,7 @@ var smallShape = shape{Files: 40, Lines: 80, Commits: 300, Touched: 3, Hunk: 8, 
 
 var (
 	full = scale{
-		Name: "full", Fast: 31, Starts: 201, Slow: 5, Rounds: 3,
+		Name: "full", Fast: 21, Starts: 201, Slow: 3, Rounds: 3,
 		Small: recipe{smallShape, 10}, ManyRefs: recipe{smallShape, 100_000},
 		Big:     recipe{shape{Files: 3500, Lines: 800, Commits: 10_000, Touched: 4, Hunk: 40, NewFile: 4}, 200},
 		Pushing: 20 * time.Second, Pushers: 8, Clones: 16, Readers: 64, Opened: 200, RoundTrip: 100 * time.Millisecond, Idle: 10 * time.Second,
