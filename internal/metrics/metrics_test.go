@@ -15,7 +15,9 @@ import (
 
 func TestPage(t *testing.T) {
 	m := New("1.2.3")
-	m.Watch(func() Load { return Load{Replicas: 7, Behind: 2, Versions: 40, Running: 3, Waiting: 5, Shared: 6, Listed: 8} })
+	m.Watch(func() Load {
+		return Load{Replicas: 7, Behind: 2, Versions: 40, Running: 3, Waiting: 5, Shared: 6, Listed: 8}
+	})
 	m.Request(Request{Front: "ssh", Service: "upload-pack", Took: 30 * time.Millisecond, Waited: time.Millisecond, In: 100, Out: 2000})
 	m.Request(Request{Front: "http", Service: "receive-pack", Err: fmt.Errorf("x: %w", cluster.ErrUnavailable), Took: time.Second})
 	m.Request(Request{Front: "ssh", Service: "upload-pack", Err: context.Canceled, Took: time.Minute, Waited: time.Minute})

@@ -67,7 +67,13 @@ func TestIncoming(t *testing.T) {
 			if closed, err := in.Closed(t.Context(), oids(two), nil); err != nil || !closed {
 				t.Errorf("without objects: closed %v, %v", closed, err)
 			}
-			if in, _, err = w.incoming(w.pack(oids(w.commit(two)), oids(two))); err != nil {
+			// A mistake of old tools, which is in real histories.
+			old, err := w.tryGit(w.work, fmt.Sprintf("tree %s\nparent %s\nauthor a <a@b> 0 +051800\ncommitter a <a@b> 0 +051800\n\nx", w.git(w.work, "rev-parse", string(two)+"^{tree}"), two),
+				"hash-object", "--literally", "-t", "commit", "-w", "--stdin")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if in, _, err = w.incoming(w.pack(oids(cluster.OID(old)), oids(two))); err != nil {
 				t.Fatal(err)
 			}
 			in.Remove()
