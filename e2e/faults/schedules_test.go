@@ -29,14 +29,20 @@ func TestProcessOfAPushIsKilled(t *testing.T) {
 	n := r.cluster.Nodes[0]
 	for _, c := range []struct {
 		program string
+		signed  bool // so that it is Git's own receive-pack that serves the push
 		heard   outcome
 	}{
-		{"update-ref", done}, // its work is done again from the journal
-		{"proc-receive", unknown},
-		{"receive-pack", unknown},
+		{"update-ref", false, done}, // its work is done again from the journal
+		{"proc-receive", true, unknown},
+		{"receive-pack", true, unknown},
 	} {
 		t.Run(c.program, func(t *testing.T) {
 			k, ref := r.someone(t, c.program)
+			if c.signed {
+				for key, value := range map[string]string{"gpg.format": "ssh", "user.signingKey": k.user.PublicKey(), "push.gpgSign": "true"} {
+					k.user.Git(t, k.work[r.repos[0]], "config", key, value)
+				}
+			}
 			head := k.make(t, "")
 			arm(t, n, "appended", failpoint.Stop)
 			pushed := make(chan operation)
@@ -261,7 +267,7 @@ func TestOlderThanTheJournal(t *testing.T) {
 		for _, ref := range unfold(ref) {
 			args = append(args, "+"+value+":"+ref)
 		}
-		k.judge(&o, k.git(&o, operationLimit, k.work[r.repos[0]], nil, args...))
+		k.judge(&o, k.git(&o, 3*operationLimit, k.work[r.repos[0]], nil, args...)) // it is a great many refs
 		if o.Outcome != done {
 			t.Fatalf("%s: %s\n%s", ref, o.Outcome, o.Said)
 		}
