@@ -33,7 +33,7 @@ var broken = map[string]wrong{
 	// A copy is confirmed that was never stored. So the disks must be looked at before
 	// the replica catches up.
 	"empty-copy": {[]patch{
-		{"internal/engine/copies.go", "if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {", "if true {\nio.Copy(io.Discard, pack)\nreturn e.Incarnation, nil\n}\nif err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {"},
+		{"internal/engine/take.go", "if err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {", "if true {\nio.Copy(io.Discard, pack)\nreturn e.Incarnation, nil\n}\nif err := repo.ReadPack(ctx, pack, o.Wants, haves); err != nil {"},
 	}, Plan{Only: []string{"step"}, Points: []string{"missed"}, Actions: []string{failpoint.Stop, failpoint.Wait}, Looks: 100}, 0},
 	// Nobody else has the objects of a push.
 	"one-copy": {[]patch{

@@ -45,7 +45,7 @@ var points = []patch{
 	// The journal has the entry and this node does not know.
 	{"internal/journal/append.go", "r, err := txn()\n", "r, err := txn()\nif err == nil && r.Succeeded && failpoint.Hit(\"answer\") {\nr, err = nil, context.DeadlineExceeded\n}\n"},
 	// A peer has stored a copy and its answer is not sent.
-	hit("internal/engine/copies.go", "taken", "return e.Incarnation, r.fence()"),
+	hit("internal/engine/take.go", "taken", "return e.Incarnation, r.fence()"),
 	// A catch-up lacks objects and has asked for none.
 	hit("internal/engine/fetch.go", "missed", "err := e.gather(ctx, r, r.repo, r.talking(e.sources(newest)), wants, haves, func(device cluster.DeviceName) {"),
 	// A catch-up has the objects and not the refs; has the refs, and not its position.

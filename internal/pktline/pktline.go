@@ -1,7 +1,7 @@
 // Package pktline reads and writes the packets that Git's protocols are made of
 // (gitprotocol-common(5)).
 //
-// Entry points: [Read] and [Write].
+// Entry points: [Read] and [Write]; [OneLine] makes text fit for one.
 //
 // It promises never to read more than one packet holds, and to take nothing for a
 // packet that is none.
@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 )
 
 const (
@@ -55,4 +56,19 @@ func Read(in *bufio.Reader) ([]byte, error) {
 func Write(w io.Writer, line string) error {
 	_, err := fmt.Fprintf(w, "%04x%s", len(line)+4, line)
 	return err
+}
+
+// OneLine makes text fit for one line of a report: without control characters, and not too
+// long.
+func OneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > 1000 {
+		s = strings.ToValidUTF8(s[:1000], "")
+	}
+	return s
 }

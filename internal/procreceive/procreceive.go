@@ -100,7 +100,7 @@ func Serve(r io.Reader, w io.Writer, decide func(Request) ([]cluster.RefResult, 
 		if result.Refused == "" {
 			pktline.Write(out, "ok "+string(result.Ref)+"\n")
 		} else {
-			pktline.Write(out, "ng "+string(result.Ref)+" "+oneLine(result.Refused)+"\n")
+			pktline.Write(out, "ng "+string(result.Ref)+" "+pktline.OneLine(result.Refused)+"\n")
 		}
 	}
 	io.WriteString(out, pktline.Flush)
@@ -166,19 +166,6 @@ func readPacket(in *bufio.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", errProtocol, noEOF(err))
 	}
 	return bytes.TrimSuffix(line, []byte("\n")), nil
-}
-
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > 1000 {
-		s = strings.ToValidUTF8(s[:1000], "")
-	}
-	return s
 }
 
 func noEOF(err error) error {

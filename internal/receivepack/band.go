@@ -3,7 +3,6 @@ package receivepack
 import (
 	"bytes"
 	"io"
-	"strings"
 	"sync"
 	"time"
 
@@ -95,12 +94,12 @@ func (b *Band) Report(unpack string, results []cluster.RefResult) error {
 	if unpack == "" {
 		unpack = "ok"
 	}
-	pktline.Write(&text, "unpack "+oneLine(unpack)+"\n")
+	pktline.Write(&text, "unpack "+pktline.OneLine(unpack)+"\n")
 	for _, r := range results {
 		if r.Refused == "" {
 			pktline.Write(&text, "ok "+string(r.Ref)+"\n")
 		} else {
-			pktline.Write(&text, "ng "+string(r.Ref)+" "+oneLine(r.Refused)+"\n")
+			pktline.Write(&text, "ng "+string(r.Ref)+" "+pktline.OneLine(r.Refused)+"\n")
 		}
 	}
 	text.WriteString(pktline.Flush)
@@ -128,18 +127,4 @@ func (b *Band) send(band byte, p []byte) error {
 
 func (b *Band) packet(band byte, p []byte) error {
 	return pktline.Write(b.w, string(append([]byte{band}, p...)))
-}
-
-// oneLine makes text fit for a line of the report.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > 1000 {
-		s = strings.ToValidUTF8(s[:1000], "")
-	}
-	return s
 }
