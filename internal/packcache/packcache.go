@@ -255,9 +255,19 @@ func (c *Cache) join(q question) *reading {
 func (c *Cache) make(ctx context.Context, e *entry, dir string, command gitcmd.Command, asked []byte) {
 	defer e.cancel(nil)
 	out := &bounded{w: e.out, left: e.limit}
+	said := &bounded{w: e.said, left: maxSaid, quiet: true}
 	asked, err := c.stillThere(ctx, dir, asked)
-	if err == nil {
-		err = c.Run.Run(ctx, command, gitexec.IO{Stdin: bytes.NewReader(asked), Stdout: out, Stderr: &bounded{w: e.said, left: maxSaid, quiet: true}})
+	for err == nil {
+		err = c.Run.Run(ctx, command, gitexec.IO{Stdin: bytes.NewReader(asked), Stdout: out, Stderr: said})
+		if exit := (*gitexec.ExitError)(nil); !errors.As(err, &exit) || out.left < e.limit || ctx.Err() != nil {
+			break
+		}
+		// What the client has may have gone between the look and the run.
+		rest, again := c.stillThere(ctx, dir, asked)
+		if again != nil || len(rest) == len(asked) {
+			break
+		}
+		asked, err = rest, nil
 	}
 	if out.left < 0 {
 		err = errTooLong

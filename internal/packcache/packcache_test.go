@@ -402,3 +402,36 @@ func TestHaveIsGone(t *testing.T) {
 		t.Errorf("%q, %v", rest, err)
 	}
 }
+
+// TestHaveGoesMeanwhile has what the client has be removed between the look at it and the
+// run.
+func TestHaveGoesMeanwhile(t *testing.T) {
+	w := newWorld(t, Options{})
+	base := w.commit(100)
+	gone := w.git("", "commit-tree", base+"^{tree}", "-p", base, "-m", "a branch that is deleted")
+	tip := w.commit(200)
+	if err := os.WriteFile(w.hold, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	type answer struct {
+		pack []byte
+		err  error
+	}
+	got := make(chan answer)
+	go func() {
+		pack, err := w.fetch(t.Context(), tip, base, gone)
+		got <- answer{pack, err}
+	}()
+	await(t, "the run", func() bool { return w.runs() == 1 })
+	if err := os.Remove(filepath.Join(w.dir, "objects", gone[:2], gone[2:])); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(w.hold); err != nil {
+		t.Fatal(err)
+	}
+	a := <-got
+	if a.err != nil || w.runs() != 2 {
+		t.Fatalf("after %d runs: %v", w.runs(), a.err)
+	}
+	w.mustHave(a.pack, tip, base)
+}
