@@ -22,6 +22,20 @@ func (b *bench) nodesMemory() (resident, own []float64, err error) {
 	return resident, own, nil
 }
 
+// idleCPU returns what all nodes together use while nobody asks them for anything, in
+// seconds a second.
+func (b *bench) idleCPU(ctx context.Context) (float64, error) {
+	before, err := used(b.nodePIDs()...)
+	if err != nil {
+		return 0, err
+	}
+	if err := pause(ctx, b.Idle); err != nil {
+		return 0, err
+	}
+	after, err := used(b.nodePIDs()...)
+	return (after.cpu - before.cpu).Seconds() / b.Idle.Seconds(), err
+}
+
 // nodeMemory reports what a node takes that has just started, one that has done all
 // that was measured before, and one with many connections open.
 func nodeMemory(ctx context.Context, b *bench) error {
@@ -30,21 +44,13 @@ func nodeMemory(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	before, err := used(b.nodePIDs()...)
-	if err != nil {
-		return err
-	}
-	if err := pause(ctx, b.Idle); err != nil {
-		return err
-	}
-	after, err := used(b.nodePIDs()...)
+	idle, err := b.idleCPU(ctx)
 	if err != nil {
 		return err
 	}
 	b.report.number("node memory, idle after the rows above", newSample("MB", resident...), 0,
 		fmt.Sprintf("of that its own %v", newSample("MB", own...)))
-	idle := milliseconds(after.cpu-before.cpu) / b.Idle.Seconds() / float64(len(b.cluster.Nodes))
-	b.report.number("CPU of an idle node", newSample("ms/s", idle), 0, "")
+	b.report.number("CPU of an idle node", newSample("ms/s", 1000*idle/float64(len(b.cluster.Nodes))), 0, "")
 
 	n := b.cluster.Nodes[0]
 	var conns []*sshclient.Conn

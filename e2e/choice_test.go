@@ -343,7 +343,7 @@ func testLongSync(t *testing.T, c *clustertest.Cluster, p *place) {
 		says   string
 	}{
 		{"nothing", 0, nil, ""},
-		{"too long", 50 * time.Millisecond, nil, `not up to date within 50ms; using node[23]$`},
+		{"too long", 200 * time.Millisecond, nil, `not up to date within 200ms; using node[23]$`},
 		{"paused during sync", 0, func(string) error { return near.Pause() }, `no answer for [\d.]+s; using node[23]$`},
 		{"killed during sync", 0, func(string) error { near.Kill(); return nil }, `(cluster-sync: connection lost|in the SSH handshake.*); trying node[23]$`}, // a machine that is busy gets there late
 	} {

@@ -11,7 +11,7 @@ import (
 	"gitcluster/internal/clustertest"
 )
 
-// Who asks for refs that have not changed starts no upload-pack, by any front; whoever
+// Who asks for refs that have not changed, or clones, starts no upload-pack, by any front; whoever
 // asks for more gets it by one, in every version of the protocol; and what changes is
 // told at once.
 func TestListingStartsNoProcess(t *testing.T) {
@@ -75,6 +75,15 @@ func TestListingStartsNoProcess(t *testing.T) {
 		u.Git(t, work, "fetch", "-q")
 		if n := runs() - before; n != 0 {
 			t.Errorf("again: %d processes", n)
+		}
+		for most := range 2 {
+			before = runs()
+			to := filepath.Join(t.TempDir(), "clone")
+			u.Git(t, "", "clone", "-q", urls["helper"], to)
+			if n := runs() - before; n > 1-most {
+				t.Errorf("a clone: %d processes", n)
+			}
+			u.Git(t, to, "fsck")
 		}
 		for way, url := range urls {
 			for i, flags := range map[bool][][]string{true: {{}}, false: {{}, {"-c", "protocol.version=0"}, {"-c", "protocol.version=1"}, {"--depth=1"}, {}}}[format == "sha256"] {

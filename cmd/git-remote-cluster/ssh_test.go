@@ -165,8 +165,16 @@ func TestEverythingThroughAProgram(t *testing.T) {
 	if out := w.git("", "archive", "--remote=cluster://one.example/demo/hello", "main"); !strings.Contains(out, "three") {
 		t.Error("the archive lacks the file")
 	}
-	// The next replica gets its turn.
-	w.setenv("GIT_SSH_COMMAND", w.script("ssh", `case "$*" in *one.example*) echo "no route" >&2; exit 255;; esac`+strings.Replace(recording, `sh -c "$last"`, `sh -c "$(echo "$last" | sed "s, '/, ',")"`, 1)))
+	// The next replica gets its turn. It does once the first has been seen to fail, and also
+	// when that takes long; so that it is always the former, the second begins when nothing
+	// is left of the first.
+	w.setenv("FIRST", filepath.Join(w.dir, "first"))
+	w.setenv("GIT_SSH_COMMAND", w.script("ssh", `case "$*" in
+*one.example*) echo $$ >"$FIRST.new"; mv "$FIRST.new" "$FIRST"; echo "no route" >&2; exit 255;;
+esac
+until [ -s "$FIRST" ]; do sleep 0.05; done
+while kill -0 "$(cat "$FIRST")" 2>/dev/null; do sleep 0.05; done
+`+strings.Replace(recording, `sh -c "$last"`, `sh -c "$(echo "$last" | sed "s, '/, ',")"`, 1)))
 	r = w.tryGit("", "ls-remote", "cluster://one.example,two.example/demo/hello")
 	if r.status != 0 || !strings.Contains(r.stderr, "the program of GIT_SSH_COMMAND did not connect, or lost the connection (exit status 255)") {
 		t.Errorf("status %d, stderr %q", r.status, r.stderr)

@@ -34,9 +34,6 @@ const (
 	copyRetry = 250 * time.Millisecond
 	// copySpare is how long a push waits before it asks one more peer.
 	copySpare = time.Second
-	// copyPace is how many bytes a second a peer must at least be able to take,
-	// check and sync. A large push waits longer by what its size comes to.
-	copyPace = 4 << 20
 	// copyMemory is how much of a pack is kept in memory for those who take it.
 	copyMemory = 4 << 20
 )
@@ -283,7 +280,7 @@ func (s *spreading) patience() time.Duration {
 	defer s.mu.Unlock()
 	for _, p := range s.packs {
 		size, took := p.Progress()
-		s.longest = max(s.longest, took+time.Duration(size)*(time.Second/copyPace))
+		s.longest = max(s.longest, took+time.Duration(size)*(time.Second/time.Duration(s.engine.CopyPace)))
 	}
 	return s.longest
 }

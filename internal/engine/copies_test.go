@@ -264,12 +264,12 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 // with the time its pack takes to make, and with its size.
 func TestLargePush(t *testing.T) {
 	w := newWorld(t, "a", "b")
-	a := w.start("a2", t.TempDir(), Options{CopyBound: 300 * time.Millisecond})
+	a := w.start("a2", t.TempDir(), Options{CopyBound: 300 * time.Millisecond, CopyPace: 128 << 10})
 	w.nodes["a2"] = a
 	w.names = []cluster.DeviceName{"a2", "b"}
 	slow := make(chan struct{})
 	w.nodes["b"].setSlow(slow)
-	noise := make([]byte, 8<<20) // 2 s at copyPace
+	noise := make([]byte, 4<<20) // it may take half a minute
 	rand.NewChaCha8([32]byte{}).Read(noise)
 	if err := os.WriteFile(filepath.Join(w.work, "noise"), noise, 0o600); err != nil {
 		t.Fatal(err)

@@ -82,6 +82,9 @@ type Options struct {
 	// CopyBound is how long a small push waits for its copies before it is refused;
 	// 0 means ten seconds. One that may do with fewer waits a third of it.
 	CopyBound time.Duration
+	// CopyPace is how many bytes a second a peer must at least be able to take, check
+	// and sync: a large push waits longer by what its size comes to. 0 means 4 MiB.
+	CopyPace int64
 	// Silence is how long a peer from which objects are fetched may send nothing; 0
 	// means twenty seconds. Before its first byte it has three times as long, and
 	// longer when that was too short.
@@ -130,6 +133,9 @@ func New(o Options) *Engine {
 	}
 	if o.CopyBound == 0 {
 		o.CopyBound = 10 * time.Second
+	}
+	if o.CopyPace == 0 {
+		o.CopyPace = 4 << 20
 	}
 	if o.Silence == 0 {
 		o.Silence = 20 * time.Second

@@ -206,13 +206,19 @@ func TestStall(t *testing.T) {
 		case <-time.After(patience):
 			t.Error("a client that does not take its answer is waited for")
 		}
+	})
+}
 
-		// The node is slow, the client is not.
+// A node that is slow does not hold that against its client.
+func TestSlowAnswer(t *testing.T) {
+	const stall = time.Second
+	f := start(t, func(o *Options) { o.Limits = Limits{Stall: stall, PushStall: stall} })
+	f.versions(t, func(t *testing.T, c *http.Client) {
 		for _, body := range []io.Reader{strings.NewReader("x"), io.LimitReader(zeros{}, 4<<20)} {
 			f.fake.upload = func(ctx context.Context, q service.Request) error {
 				for range 2 {
 					select {
-					case <-time.After(2 * stall):
+					case <-time.After(stall * 3 / 2):
 					case <-ctx.Done():
 						return errors.New("the request ended meanwhile")
 					}

@@ -1,7 +1,8 @@
 // Package pktline reads and writes the packets that Git's protocols are made of
 // (gitprotocol-common(5)).
 //
-// Entry points: [Read] and [Write]; [OneLine] makes text fit for one.
+// Entry points: [Read] and [Write]; [Cut] takes packets from what was read already;
+// [OneLine] makes text fit for one.
 //
 // It promises never to read more than one packet holds, and to take nothing for a
 // packet that is none.
@@ -21,6 +22,14 @@ const (
 	Max = 65520
 	// Flush is the packet that ends a list.
 	Flush = "0000"
+	// Digits is how many characters say how long a packet is.
+	Digits = 4
+)
+
+// What the digits of a packet say that is nothing else than them.
+const (
+	FlushPacket = 0
+	DelimPacket = 1
 )
 
 // ErrMalformed: what came is no packet.
@@ -34,22 +43,52 @@ func Read(in *bufio.Reader) ([]byte, error) {
 	if _, err := io.ReadFull(in, head[:]); err != nil {
 		return nil, err
 	}
-	n, err := strconv.ParseUint(string(head[:]), 16, 16)
+	n, ok := Length(head[:])
 	switch {
-	case err != nil:
+	case !ok:
 		return nil, fmt.Errorf("%w: length %q", ErrMalformed, head)
-	case n == 0:
+	case n == FlushPacket:
 		return nil, nil
-	case n < 4 || n > Max:
+	case n < Digits:
 		return nil, fmt.Errorf("%w: length %d", ErrMalformed, n)
 	}
-	line := make([]byte, n-4)
+	line := make([]byte, n-Digits)
 	if _, err := io.ReadFull(in, line); err == io.EOF {
 		return nil, io.ErrUnexpectedEOF
 	} else if err != nil {
 		return nil, err
 	}
 	return line, nil
+}
+
+// Length reads a packet's digits, as Git does: its length, or what it is if it is nothing
+// else than them. ok is false for what is neither.
+func Length(digits []byte) (n int, ok bool) {
+	v, err := strconv.ParseUint(string(digits), 16, 16)
+	n = int(v)
+	return n, err == nil && n != 3 && n <= Max
+}
+
+// PutLength writes the digits for a length in front of a packet.
+func PutLength(packet []byte, n int) {
+	for i := Digits - 1; i >= 0; i-- {
+		packet[i] = "0123456789abcdef"[n&15]
+		n >>= 4
+	}
+}
+
+// Cut takes the first packet from what was read: its line, and n as [Length] returns it. ok
+// is false if there is no whole packet.
+func Cut(raw []byte) (line []byte, n int, rest []byte, ok bool) {
+	if len(raw) < Digits {
+		return nil, 0, raw, false
+	}
+	n, ok = Length(raw[:Digits])
+	end := max(n, Digits)
+	if !ok || len(raw) < end {
+		return nil, n, raw, false
+	}
+	return raw[Digits:end], n, raw[end:], true
 }
 
 // Write writes a packet. The line must not be longer than a packet can hold.

@@ -16,6 +16,7 @@ import (
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/pktline"
+	"gitcluster/internal/sideband"
 )
 
 const (
@@ -232,9 +233,9 @@ func TestBand(t *testing.T) {
 			break
 		}
 		switch line[0] {
-		case bandProgress:
+		case byte(sideband.Progress):
 			told.Write(line[1:])
-		case bandReport:
+		case byte(sideband.Data):
 			report.Write(line[1:])
 		}
 	}

@@ -2,64 +2,57 @@ package refcache
 
 import (
 	"bufio"
-	"bytes"
 	"io"
-	"strconv"
+	"strings"
+
+	"gitcluster/internal/pktline"
 )
 
-// Git's protocol is made of packets (gitprotocol-common(5)): four hexadecimal digits that
-// say how long each is, with themselves, and three that are only such digits.
+// The first packets of requests that are read to their end, which Git writes without a
+// line's end, or with one.
 const (
-	digits      = 4
-	longest     = 65520
-	flushPacket = 0
+	listRefs = "command=ls-refs"
+	fetch    = "command=fetch"
 )
-
-// length reads a packet's digits, as Git does. What is neither a packet's length nor one
-// of those that stand by themselves is not ok.
-func length(b []byte) (n int, ok bool) {
-	v, err := strconv.ParseUint(string(b), 16, 16)
-	n = int(v)
-	return n, err == nil && n != 3 && n <= longest
-}
-
-// listRefs is the first packet of a request for refs, which Git writes without a line's
-// end, or with one.
-var listRefs = []byte("command=ls-refs")
 
 // A request is what a client has sent.
 type request struct {
-	raw  []byte // all that was read
-	refs bool   // it is one request for refs, whole
-	done bool   // the client has nothing more to ask
+	raw   []byte // all that was read
+	refs  bool   // it is one request for refs, whole
+	fetch bool   // it is one for objects, whole
+	done  bool   // the client has nothing more to ask
 }
 
 // read reads the client's next request as far as it takes to know what it is, and one for
-// refs to its end. What is nothing of the sort is for Git to say something about. That
+// refs or objects to its end. What is nothing of the sort is for Git to say something about. That
 // the client cannot be heard any more is an end like another, as it is for Git.
 func read(r *bufio.Reader) (q request) {
+	command := ""
 	for first := true; ; first = false {
-		head, err := r.Peek(digits)
+		head, err := r.Peek(pktline.Digits)
 		if err != nil {
 			q.done = first && len(head) == 0
 			q.take(r, len(head))
 			return q
 		}
-		n, ok := length(head)
+		n, ok := pktline.Length(head)
 		switch {
-		case !ok, len(q.raw)+max(n, digits) > maxRequest:
+		case !ok, len(q.raw)+max(n, pktline.Digits) > maxRequest:
 			return q
-		case n == flushPacket:
-			q.take(r, digits)
-			q.done, q.refs = first, !first
-			return q
-		}
-		from := len(q.raw) + digits
-		if q.take(r, max(n, digits)) != nil {
+		case n == pktline.FlushPacket:
+			q.take(r, pktline.Digits)
+			q.done, q.refs, q.fetch = first, command == listRefs, command == fetch
 			return q
 		}
-		if first && (n < digits || !bytes.Equal(bytes.TrimSuffix(q.raw[from:], []byte("\n")), listRefs)) {
+		from := len(q.raw) + pktline.Digits
+		if q.take(r, max(n, pktline.Digits)) != nil {
 			return q
+		}
+		if first {
+			command = strings.TrimSuffix(string(q.raw[min(from, len(q.raw)):]), "\n")
+			if command != listRefs && command != fetch {
+				return q
+			}
 		}
 	}
 }
@@ -86,10 +79,10 @@ type section struct {
 // write takes of p what belongs to the section, and returns what comes after it.
 func (s *section) write(p []byte) (rest []byte) {
 	for len(p) > 0 && !s.whole && !s.bad {
-		// To the end of the next packet, or first of its digits.
-		end, sized := s.next+digits, false
+		// To the end of the next packet, or first of its pktline.Digits.
+		end, sized := s.next+pktline.Digits, false
 		if len(s.said) >= end {
-			n, _ := length(s.said[s.next:end])
+			n, _ := pktline.Length(s.said[s.next:end])
 			end, sized = s.next+n, true
 		}
 		take := min(end-len(s.said), len(p))
@@ -105,12 +98,12 @@ func (s *section) write(p []byte) (rest []byte) {
 			s.next = end
 			continue
 		}
-		switch n, ok := length(s.said[s.next:end]); {
+		switch n, ok := pktline.Length(s.said[s.next:end]); {
 		case !ok:
 			s.bad = true
-		case n == flushPacket:
+		case n == pktline.FlushPacket:
 			s.whole = true
-		case n <= digits:
+		case n <= pktline.Digits:
 			s.next = end
 		}
 	}

@@ -7,8 +7,10 @@
 // In version 2 of Git's protocol (gitprotocol-v2(5)) a server first lists what it can do,
 // and then answers one request after another. The first nearly always asks for refs, and a
 // fetch that finds nothing new ends with it. So a request for refs that was asked before
-// is answered from memory; at any other an upload-pack is started, its list is left out,
-// for the client has one, and it gets the request and the rest of the conversation.
+// is answered from memory, and one that was not by an upload-pack for it alone, for all who
+// ask it at that time. A request for objects is first put to the caller. At any other an
+// upload-pack is started, its list is left out, for the client has one, and it gets the
+// request and the rest of the conversation.
 //
 // It promises that who asks gets exactly what a process of their own could have written.
 // An answer is kept if the refs and HEAD were known to be the same from before its process
@@ -45,6 +47,7 @@ type Cache struct {
 
 	mu      sync.Mutex
 	lists   map[listing][]byte
+	asked   map[asked]chan struct{} // closed when the question was answered
 	repos   map[cluster.RepoID]*shown
 	used    *list.List // of *answer, the longest unused last
 	bytes   int
@@ -66,10 +69,16 @@ type shown struct {
 
 // A question is a request for refs, byte for byte, and of which refs.
 type question struct {
-	format    cluster.ObjectFormat
-	position  cluster.Position
-	stateless bool
-	request   [sha256.Size]byte
+	format   cluster.ObjectFormat
+	position cluster.Position
+	request  [sha256.Size]byte
+}
+
+// asked is a question of refs in one state.
+type asked struct {
+	repo  cluster.RepoID
+	state uint64
+	q     question
 }
 
 // An answer is what upload-pack has said to a question.
@@ -96,7 +105,7 @@ const (
 // New returns a cache.
 func New(o Options) *Cache {
 	o.Limit = cmp.Or(o.Limit, 32<<20)
-	return &Cache{Options: o, lists: map[listing][]byte{}, repos: map[cluster.RepoID]*shown{}, used: list.New()}
+	return &Cache{Options: o, lists: map[listing][]byte{}, asked: map[asked]chan struct{}{}, repos: map[cluster.RepoID]*shown{}, used: list.New()}
 }
 
 // Answers returns how many requests for refs were answered without a process.
@@ -108,7 +117,7 @@ func (c *Cache) Answers() uint64 {
 
 // ask makes a question of a request. What the answer depends on is all in it.
 func ask(f *Fetch, request []byte) question {
-	return question{f.Format, f.Position, f.Stateless, sha256.Sum256(request)}
+	return question{f.Format, f.Position, sha256.Sum256(request)}
 }
 
 // list returns the list of capabilities that was last seen, or nil.
@@ -132,25 +141,45 @@ func (c *Cache) dropList(f *Fetch) {
 	delete(c.lists, f.listing())
 }
 
-// find returns what was said to the question, if the refs are those it was said of.
-func (c *Cache) find(f *Fetch, q question) []byte {
+// find returns what was said to the question, if the refs are those it was said of. If
+// somebody is asking it of them now, over is closed when they have an answer.
+func (c *Cache) find(f *Fetch, q question) (said []byte, over <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !f.same() {
+		return nil, nil
+	}
 	r := c.repos[f.Repo]
-	switch {
-	case r == nil || !f.same():
-		return nil
-	case r.state != f.State:
+	if r != nil && r.state != f.State {
 		c.forget(r)
-		return nil
+		r = nil
+	}
+	if r == nil || r.answers[q] == nil {
+		return nil, c.asked[asked{f.Repo, f.State, q}]
 	}
 	e := r.answers[q]
-	if e == nil {
-		return nil
-	}
 	c.used.MoveToFront(e)
 	c.answers++
-	return e.Value.(*answer).said
+	return e.Value.(*answer).said, nil
+}
+
+// asking notes that a process is being asked the question, until over is called, which may
+// be more than once.
+func (c *Cache) asking(f *Fetch, q question) (over func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := asked{f.Repo, f.State, q}
+	if f.State == 0 || c.asked[k] != nil {
+		return func() {}
+	}
+	ended := make(chan struct{})
+	c.asked[k] = ended
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.asked, k)
+		close(ended)
+	})
 }
 
 // keep keeps what was said to a question, if the refs are still those it was said of.

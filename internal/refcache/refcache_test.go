@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ type world struct {
 	dir    string
 	format cluster.ObjectFormat
 	state  uint64
-	runs   int
+	runs   atomic.Int64
 	during func() // called while a process runs, before it is heard
 }
 
@@ -60,26 +61,29 @@ func (w *world) commit() string {
 }
 
 func (w *world) fetch(stdin io.Reader, stdout io.Writer, stateless bool) Fetch {
-	command := gitcmd.UploadPack
-	if stateless {
-		command = gitcmd.StatelessUploadPack
-	}
-	return Fetch{Repo: "r", Format: w.format, State: w.state, Now: func() uint64 { return w.state }, Stateless: stateless, Stdin: stdin, Stdout: stdout, Stderr: io.Discard,
-		Run: func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
-			w.runs++
+	run := func(command func(dir, protocol string) gitcmd.Command) func(context.Context, io.Reader, io.Writer, io.Writer) error {
+		return func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+			w.runs.Add(1)
 			if stdin != nil && w.during != nil {
 				w.during()
 			}
 			return (&gitexec.Runner{}).Run(ctx, command(w.dir, Version2), gitexec.IO{Stdin: stdin, Stdout: stdout, Stderr: stderr})
-		}}
+		}
+	}
+	f := Fetch{Repo: "r", Format: w.format, State: w.state, Now: func() uint64 { return w.state }, Stateless: stateless, Stdin: stdin, Stdout: stdout, Stderr: io.Discard,
+		Turn: func() (func(), error) { return func() {}, nil }, Run: run(gitcmd.UploadPack), Once: run(gitcmd.StatelessUploadPack)}
+	if stateless {
+		f.Run = f.Once
+	}
+	return f
 }
 
 // ask returns what a client is told, and how many processes that took.
-func (w *world) ask(says string, stateless bool) (told string, runs int, err error) {
+func (w *world) ask(says string, stateless bool) (told string, runs int64, err error) {
 	var out bytes.Buffer
-	before := w.runs
+	before := w.runs.Load()
 	err = w.Serve(w.t.Context(), w.fetch(strings.NewReader(says), &out, stateless))
-	return out.String(), w.runs - before, err
+	return out.String(), w.runs.Load() - before, err
 }
 
 func packets(lines ...string) string {
@@ -142,7 +146,7 @@ func TestTellsWhatGitTells(t *testing.T) {
 					}
 				}
 			}
-			before := w.runs
+			before := w.runs.Load()
 			for _, stateless := range []bool{false, true} {
 				for _, says := range []string{"", refs, refs + "0000"} {
 					if _, _, err := w.ask(says, stateless); err != nil {
@@ -150,8 +154,8 @@ func TestTellsWhatGitTells(t *testing.T) {
 					}
 				}
 			}
-			if w.runs != before {
-				t.Errorf("what is kept took %d processes", w.runs-before)
+			if w.runs.Load() != before {
+				t.Errorf("what is kept took %d processes", w.runs.Load()-before)
 			}
 		}
 	}
@@ -168,7 +172,7 @@ func plain(said string) string {
 func TestAnswersAreOfTheirRefs(t *testing.T) {
 	w := newWorld(t, Options{}, cluster.SHA1)
 	one := w.commit()
-	live := func(what string, want int) {
+	live := func(what string, want int64) {
 		t.Helper()
 		told, runs, err := w.ask(refs, true)
 		if err != nil || runs != want {
@@ -204,9 +208,9 @@ func TestAnswersAreOfTheirRefs(t *testing.T) {
 	live("again", 0)
 	f := w.fetch(strings.NewReader(refs), io.Discard, true)
 	w.state++ // since the client has synchronized
-	before := w.runs
-	if err := w.Serve(t.Context(), f); err != nil || w.runs != before+1 {
-		t.Errorf("refs that changed after the synchronization: %d processes, %v", w.runs-before, err)
+	before := w.runs.Load()
+	if err := w.Serve(t.Context(), f); err != nil || w.runs.Load() != before+1 {
+		t.Errorf("refs that changed after the synchronization: %d processes, %v", w.runs.Load()-before, err)
 	}
 }
 
@@ -249,8 +253,27 @@ func TestHangUp(t *testing.T) {
 		t.Error("nobody noticed")
 	}
 	told, runs, err := w.ask(refs, true)
-	if err != nil || runs != 1 || strings.Count(told, "\n") != 2002 {
+	if err != nil || runs != 0 || strings.Count(told, "\n") != 2002 {
 		t.Errorf("%d refs by %d processes, %v", strings.Count(told, "\n"), runs, err)
+	}
+	// Nor of one that is too long to be kept.
+	many.Reset()
+	for i := range 20_000 {
+		fmt.Fprintf(&many, "create refs/heads/c%d %s\n", i, one)
+	}
+	w.git(many.String(), "update-ref", "--stdin")
+	w.state++
+	if err := w.Serve(t.Context(), w.fetch(strings.NewReader(refs), &failing{50_000}, true)); err == nil {
+		t.Error("nobody noticed")
+	}
+	for range 2 {
+		told, runs, err := w.ask(refs, true)
+		if err != nil || runs != 1 || strings.Count(told, "\n") != 22002 {
+			t.Errorf("%d refs by %d processes, %v", strings.Count(told, "\n"), runs, err)
+		}
+	}
+	if len(w.asked) > 0 {
+		t.Errorf("somebody is still asking: %v", w.asked)
 	}
 }
 
@@ -258,14 +281,14 @@ func TestHangUp(t *testing.T) {
 func TestBounds(t *testing.T) {
 	w := newWorld(t, Options{Limit: 20_000}, cluster.SHA1)
 	w.commit()
-	ask := func(repo, prefix string) (runs int) {
-		before := w.runs
+	ask := func(repo, prefix string) (runs int64) {
+		before := w.runs.Load()
 		f := w.fetch(strings.NewReader(packets("command=ls-refs", "0001", "ref-prefix "+prefix, "0000")), io.Discard, true)
 		f.Repo = cluster.RepoID(repo)
 		if err := w.Serve(t.Context(), f); err != nil {
 			t.Fatal(err)
 		}
-		return w.runs - before
+		return w.runs.Load() - before
 	}
 	for i := range 3 * maxOf {
 		ask("r", fmt.Sprint(i))
@@ -318,20 +341,22 @@ func TestSection(t *testing.T) {
 // A list of capabilities that is not the program's any more ends one fetch, and no other.
 func TestGitIsExchanged(t *testing.T) {
 	w := newWorld(t, Options{}, cluster.SHA1)
-	w.commit()
+	wants := packets("command=fetch", "0001", "no-progress\n", "want "+w.commit()+"\n", "done\n", "0000")
+	if _, _, err := w.ask("", false); err != nil {
+		t.Fatal(err)
+	}
 	for _, old := range []string{packets("version 2\n", "agent=git/1\n", "0000"), packets("version 2\n", "0000"), packets("version 2\n"), ""} {
-		w.state++ // else no process would be asked
 		f := w.fetch(nil, nil, false)
 		if old == "" { // as long as the right one
 			old = strings.Replace(string(w.list(&f)), "agent=git/", "agent=got/", 1)
 		}
 		w.keepList(&f, []byte(old))
-		told, _, err := w.ask(refs, false)
+		told, _, err := w.ask(wants, false)
 		if !errors.Is(err, errChanged) || told != old {
 			t.Errorf("told %q, %v", told, err)
 		}
-		told, _, err = w.ask(refs, false)
-		if err != nil || !strings.Contains(told, "refs/heads/main") {
+		told, _, err = w.ask(refs+wants, false)
+		if err != nil || !strings.Contains(told, "refs/heads/main") || !strings.Contains(told, "packfile") {
 			t.Errorf("then told %q, %v", told, err)
 		}
 	}
@@ -352,7 +377,7 @@ func TestIdle(t *testing.T) {
 	if _, _, err := w.ask("", false); err != nil {
 		t.Fatal(err)
 	}
-	before := w.runs
+	before := w.runs.Load()
 	silent, end := io.Pipe()
 	defer end.Close()
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -362,10 +387,121 @@ func TestIdle(t *testing.T) {
 	cancel(gone)
 	select {
 	case err := <-ended:
-		if !errors.Is(err, gone) || w.runs != before {
-			t.Errorf("%v, after %d processes", err, w.runs-before)
+		if !errors.Is(err, gone) || w.runs.Load() != before {
+			t.Errorf("%v, after %d processes", err, w.runs.Load()-before)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("it still waits for the client")
+	}
+}
+
+// Many who ask the same of new refs have one process between them, also if the first of
+// them is slow to take what it is told; and if nothing comes of that, each has its own.
+func TestManyAskAtOnce(t *testing.T) {
+	for name, state := range map[string]uint64{"refs that stay": 1, "refs that change": 0} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Options{}, cluster.SHA1)
+			w.commit()
+			w.state = state
+			if _, _, err := w.ask("", false); err != nil {
+				t.Fatal(err)
+			}
+			const clients = 8
+			asking, proceed := make(chan struct{}, clients), make(chan struct{})
+			w.during = func() {
+				asking <- struct{}{}
+				<-proceed
+			}
+			before := w.runs.Load()
+			told := make(chan string, clients)
+			ask := func() {
+				var out bytes.Buffer
+				if err := w.Serve(t.Context(), w.fetch(strings.NewReader(refs), &out, false)); err != nil {
+					t.Error(err)
+				}
+				told <- out.String()
+			}
+			stuck, taken := io.Pipe()
+			slow := make(chan error, 1)
+			go func() { slow <- w.Serve(t.Context(), w.fetch(strings.NewReader(refs), taken, true)) }()
+			<-asking
+			for range clients {
+				go ask()
+			}
+			if state == 0 {
+				for range clients {
+					<-asking
+				}
+			}
+			close(proceed)
+			for range clients {
+				select {
+				case said := <-told:
+					if !strings.Contains(said, "refs/heads/main") {
+						t.Errorf("told %q", said)
+					}
+				case <-time.After(20 * time.Second):
+					t.Fatal("they wait for one who does not take what it is told")
+				}
+			}
+			if want := map[uint64]int64{1: 1, 0: 1 + clients}[state]; w.runs.Load()-before != want {
+				t.Errorf("%d processes, want %d", w.runs.Load()-before, want)
+			}
+			if said, err := io.ReadAll(io.LimitReader(stuck, 4)); err != nil || string(said) == "0000" {
+				t.Errorf("the first is told %q, %v", said, err)
+			}
+			stuck.Close()
+			<-slow
+			if len(w.asked) > 0 {
+				t.Errorf("somebody is still asking: %v", w.asked)
+			}
+		})
+	}
+}
+
+// What takes no upload-pack is answered between what does.
+func TestPackIsAsked(t *testing.T) {
+	w := newWorld(t, Options{}, cluster.SHA1)
+	wants := packets("command=fetch", "0001", "no-progress\n", "want "+w.commit()+"\n", "done\n", "0000")
+	if _, _, err := w.ask(refs, false); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	for _, c := range []struct {
+		says      string
+		stateless bool
+		ok        bool
+		err       error
+		asked     int
+		runs      int64
+		ends      string // what is told last
+	}{
+		{wants, false, true, nil, 1, 0, "pack"},
+		{wants, true, true, nil, 1, 0, "pack"},
+		{refs + wants + "0000", false, true, nil, 1, 0, "pack"},
+		{wants + wants + refs, false, true, nil, 2, 0, "0000"},
+		{wants, false, false, nil, 1, 1, "0000"},
+		{wants, true, false, nil, 1, 1, "0000"},
+		{wants, false, false, broken, 1, 0, "0000"}, // of the list
+		{packets("command=fetch", "0001", strings.Repeat("a", 65000)) + packets(strings.Repeat("a", 1000), "0000"), true, true, nil, 0, 1, ""}, // too long
+	} {
+		asked := 0
+		var out bytes.Buffer
+		f := w.fetch(strings.NewReader(c.says), &out, c.stateless)
+		f.Pack = func(_ context.Context, request []byte) (bool, error) {
+			asked++
+			if string(request) != wants {
+				t.Errorf("it is put %q", request)
+			}
+			if c.ok {
+				out.WriteString("pack")
+			}
+			return c.ok, c.err
+		}
+		before := w.runs.Load()
+		err := w.Serve(t.Context(), f)
+		if c.ends != "" && !errors.Is(err, c.err) || asked != c.asked || w.runs.Load()-before != c.runs || !strings.HasSuffix(out.String(), c.ends) {
+			t.Errorf("%+v: %v, asked %d times, %d processes, told %q", c, err, asked, w.runs.Load()-before, out.String())
+		}
 	}
 }

@@ -23,8 +23,14 @@ type Fetch struct {
 	Now   func() uint64
 	// Stateless: it is one request of a fetch over HTTP, which has the list already.
 	Stateless bool
-	// Run runs the upload-pack itself.
-	Run func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error
+	// Turn waits until one more process may be started, and says when it has ended.
+	Turn func() (leave func(), err error)
+	// Run runs the upload-pack itself, and Once one for a single request, which is what
+	// Run does for one over HTTP. Whoever calls them has had their turn.
+	Run, Once func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error
+	// Pack answers one request for objects, whole and as it came, if that takes no
+	// upload-pack; else it says nothing and is not ok. nil: it always does.
+	Pack func(ctx context.Context, request []byte) (ok bool, err error)
 
 	Stdin  io.Reader
 	Stdout io.Writer
@@ -53,8 +59,13 @@ func (c *Cache) Advertise(ctx context.Context, f Fetch) error {
 // learn has an upload-pack print its list of capabilities, which it does before it
 // listens.
 func (c *Cache) learn(ctx context.Context, f *Fetch, to io.Writer) error {
+	leave, err := f.Turn()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	w := &watch{to: to, list: &section{limit: maxList}}
-	err := f.Run(ctx, nil, w, f.Stderr)
+	err = f.Run(ctx, nil, w, f.Stderr)
 	if err == nil && !w.more {
 		err = c.heard(f, w)
 	}
@@ -93,46 +104,96 @@ func (c *Cache) Serve(ctx context.Context, f Fetch) error {
 		if q.done {
 			return nil
 		}
-		var said []byte
-		if q.refs {
-			said = c.find(&f, ask(&f, q.raw))
+		switch {
+		case q.refs:
+			if err := c.tell(ctx, &f, q.raw); err != nil || f.Stateless {
+				return err
+			}
+			continue
+		case q.fetch && f.Pack != nil:
+			if ok, err := f.Pack(ctx, q.raw); err != nil || ok && f.Stateless {
+				return err
+			} else if ok {
+				continue
+			}
 		}
-		if said == nil {
-			return c.start(ctx, &f, q, told, in)
-		}
-		if _, err := f.Stdout.Write(said); err != nil || f.Stateless {
-			return err
-		}
+		return c.start(ctx, &f, q, told, in)
 	}
 }
 
-// start runs an upload-pack for a client that has been told the list of capabilities, or
-// was told nothing, and has sent q and may send more. It notes what can be kept.
-func (c *Cache) start(ctx context.Context, f *Fetch, q request, told []byte, more io.Reader) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	w := &watch{to: f.Stdout, told: told, fail: cancel}
-	if !f.Stateless {
-		w.list = &section{limit: maxList}
+// tell answers a request for refs: with what is kept, or by a process of its own, so that
+// what that says can be kept as soon as it has ended. Who asks the same meanwhile waits
+// for it: many come at once when refs have changed.
+func (c *Cache) tell(ctx context.Context, f *Fetch, request []byte) error {
+	q := ask(f, request)
+	said, err := c.await(ctx, f, q)
+	if said == nil && err == nil {
+		leave, full := f.Turn()
+		if full != nil {
+			return full
+		}
+		defer leave()
+		said, err = c.await(ctx, f, q) // others may have come first
 	}
+	if err != nil {
+		return err
+	}
+	if said != nil {
+		_, err := f.Stdout.Write(said)
+		return err
+	}
+	answer := &held{to: f.Stdout, section: section{limit: maxAnswer}, over: c.asking(f, q)}
+	defer answer.over()
 	stderr, complaints := f.Stderr, &notice{to: f.Stderr}
-	if q.refs && f.same() {
-		w.answer = &section{limit: maxAnswer}
+	if f.same() {
 		stderr = complaints
 	}
-	err := f.Run(ctx, io.MultiReader(bytes.NewReader(q.raw), more), w, stderr)
-	if w.list != nil {
-		if err := c.heard(f, w); err != nil {
-			return err
-		}
+	err = f.Once(ctx, bytes.NewReader(request), answer, stderr)
+	// A process that could not read something leaves it out.
+	if err == nil && answer.whole && !complaints.any {
+		c.keep(f, q, answer.said)
 	}
-	// However the process has ended: the answer was whole by then. But one that could not
-	// read something leaves it out.
-	if w.answer != nil && w.answer.whole && !complaints.any {
-		c.keep(f, ask(f, q.raw), bytes.Clone(w.answer.said))
-	}
+	answer.over()
 	if exit := (*gitexec.ExitError)(nil); errors.As(err, &exit) && exit.Stderr == "" {
 		exit.Stderr = strings.TrimSpace(string(complaints.said))
+	}
+	return errors.Join(answer.release(), err)
+}
+
+// await returns what is kept of a question, or what somebody who is asking it now will
+// have been told. nil: it has to be asked. Who is asking has had their turn, so that who
+// waits does not wait in a line that is not theirs.
+func (c *Cache) await(ctx context.Context, f *Fetch, q question) ([]byte, error) {
+	said, over := c.find(f, q)
+	if over != nil {
+		select {
+		case <-over:
+			said, _ = c.find(f, q)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return said, nil
+}
+
+// start runs an upload-pack for a client that has been told the list of capabilities, or
+// was told nothing, and has sent q and may send more.
+func (c *Cache) start(ctx context.Context, f *Fetch, q request, told []byte, more io.Reader) error {
+	leave, err := f.Turn()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	stdin := io.MultiReader(bytes.NewReader(q.raw), more)
+	if f.Stateless {
+		return f.Run(ctx, stdin, f.Stdout, f.Stderr)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := &watch{to: f.Stdout, told: told, fail: cancel, list: &section{limit: maxList}}
+	err = f.Run(ctx, stdin, w, f.Stderr)
+	if err := c.heard(f, w); err != nil {
+		return err
 	}
 	return err
 }
@@ -157,9 +218,7 @@ type watch struct {
 	to   io.Writer
 	told []byte                  // the list that the client has; nil: none, it gets what comes
 	fail context.CancelCauseFunc // ends the process
-	list *section                // what comes first; nil: nothing does
-	// answer is what comes then, if it is worth to be kept.
-	answer *section
+	list *section                // what comes first
 
 	changed bool // the list is not the one that was told
 	more    bool // something has come after the list
@@ -169,8 +228,8 @@ func (w *watch) Write(p []byte) (int, error) {
 	if w.changed {
 		return 0, errChanged
 	}
-	rest := p
-	if w.list != nil && !w.list.whole && !w.list.bad {
+	all, rest := p, p
+	if !w.list.whole && !w.list.bad {
 		rest = w.list.write(p)
 		if w.told != nil {
 			if w.list.bad || !bytes.HasPrefix(w.told, w.list.said) || w.list.whole && len(w.list.said) != len(w.told) {
@@ -178,29 +237,57 @@ func (w *watch) Write(p []byte) (int, error) {
 				w.fail(errChanged)
 				return 0, errChanged
 			}
-			if len(rest) == 0 {
-				return len(p), nil
-			}
-			return w.pass(len(p), rest, rest)
+			all = rest
 		}
 	}
-	return w.pass(len(p), p, rest)
+	w.more = w.more || len(rest) > 0
+	if len(all) > 0 {
+		if _, err := w.to.Write(all); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
 }
 
-// pass hands all to the client, of which rest is behind the list, and returns n for who
-// has written that many bytes.
-func (w *watch) pass(n int, all, rest []byte) (int, error) {
-	w.more = w.more || len(rest) > 0
-	if w.answer != nil && !w.answer.whole && !w.answer.bad {
-		w.answer.write(rest)
-		if w.answer.bad {
-			w.answer.said = nil
+// held keeps an answer back until it is known to be whole, unless it is longer than what
+// may be kept.
+type held struct {
+	to io.Writer
+	section
+	over func() // nobody waits for it any more
+}
+
+func (h *held) Write(p []byte) (int, error) {
+	rest := p
+	if !h.bad {
+		if rest = h.section.write(p); len(rest) == 0 {
+			return len(p), nil
+		}
+		// Nobody is held up by a client that is slow to take it.
+		h.bad = true
+		h.over()
+		if err := h.flush(); err != nil {
+			return 0, err
 		}
 	}
-	if _, err := w.to.Write(all); err != nil {
+	if _, err := h.to.Write(rest); err != nil {
 		return 0, err
 	}
-	return n, nil
+	return len(p), nil
+}
+
+// release hands out what was kept back.
+func (h *held) release() error {
+	if h.bad {
+		return nil
+	}
+	return h.flush()
+}
+
+func (h *held) flush() error {
+	_, err := h.to.Write(h.said)
+	h.said = nil
+	return err
 }
 
 // A notice knows whether anything has been written.

@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/engine"
 	"gitcluster/internal/gitcmd"
 	"gitcluster/internal/gitexec"
 	"gitcluster/internal/localsocket"
+	"gitcluster/internal/pktline"
 	"gitcluster/internal/refcache"
+	"gitcluster/internal/sideband"
+	"gitcluster/internal/uploadpack"
 )
 
 // UploadPack serves a fetch.
@@ -39,26 +43,99 @@ func (s *Service) advertiseFetch(ctx context.Context, q Request) error {
 func (s *Service) uploadPack(ctx context.Context, q Request, what string, kept func(*refcache.Cache, context.Context, refcache.Fetch) error, command func(engine.View) (c gitcmd.Command, end func())) error {
 	return s.reading(ctx, &q, what, func(ctx context.Context, view engine.View, turn turn) error {
 		run := func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+			c, end := command(view)
+			defer end()
+			return s.Run.Run(ctx, c, gitexec.IO{Stdin: stdin, Stdout: stdout, Stderr: stderr})
+		}
+		once := func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+			return s.Run.Run(ctx, gitcmd.StatelessUploadPack(view.Dir, q.Protocol), gitexec.IO{Stdin: stdin, Stdout: stdout, Stderr: stderr})
+		}
+		s.warn(q, view)
+		if s.Refs == nil || q.Protocol != refcache.Version2 || view.Stale {
 			leave, err := turn()
 			if err != nil {
 				return err
 			}
 			defer leave()
-			c, end := command(view)
-			defer end()
-			return s.Run.Run(ctx, c, gitexec.IO{Stdin: stdin, Stdout: stdout, Stderr: stderr})
-		}
-		s.warn(q, view)
-		if s.Refs == nil || q.Protocol != refcache.Version2 || view.Stale {
 			return run(ctx, q.Stdin, q.Stdout, q.Stderr)
 		}
 		return kept(s.Refs, ctx, refcache.Fetch{
 			Repo: view.Repo.ID, Format: view.Repo.Format, Position: view.Applied,
 			State: view.State, Now: func() uint64 { return s.Engine.State(view.Repo.ID) },
-			Stateless: q.Stateless, Run: run,
+			Stateless: q.Stateless, Turn: turn, Run: run, Once: once,
+			Pack: func(ctx context.Context, request []byte) (bool, error) {
+				return s.clone(ctx, q, view, turn, request)
+			},
 			Stdin: q.Stdin, Stdout: q.Stdout, Stderr: q.Stderr,
 		})
 	})
+}
+
+// clone answers a request for objects if it is that of a client that has nothing yet and
+// wants what refs show: an upload-pack would only pass on what one pack-objects writes.
+func (s *Service) clone(ctx context.Context, q Request, view engine.View, turn turn, request []byte) (ok bool, err error) {
+	asked, ok := uploadpack.Parse(request, view.Repo.Format)
+	if !ok || !s.show(ctx, view.Repo.ID, asked.Wants) {
+		return false, nil
+	}
+	command, err := gitcmd.SharedPack(view.Dir, asked.Args())
+	if err != nil {
+		return false, err
+	}
+	leave, err := turn()
+	if err != nil {
+		return false, err
+	}
+	defer leave()
+	if err := pktline.Write(q.Stdout, "packfile\n"); err != nil {
+		return false, err
+	}
+	mux := sideband.New(q.Stdout)
+	defer mux.Close()
+	mux.Alive(sideband.Data)
+	revs := strings.NewReader(asked.Revs())
+	pack, said := sideband.Writer{Mux: mux, Band: sideband.Data}, sideband.Writer{Mux: mux, Band: sideband.Progress}
+	shared, left := s.joinPacks(view.Repo.ID)
+	defer left()
+	if shared {
+		err = s.Packs.Serve(ctx, view.Repo.ID, view.Dir, asked.Args(), revs, pack, said)
+	} else {
+		err = s.Run.Run(ctx, command, gitexec.IO{Stdin: revs, Stdout: pack, Stderr: said})
+	}
+	if err != nil {
+		mux.Send(sideband.Fatal, []byte("# the pack could not be made\n"))
+		return false, err
+	}
+	return true, mux.Flush()
+}
+
+// joinPacks reports whether a fetch is to share its pack with others, of which it is one
+// until leave is called.
+func (s *Service) joinPacks(id cluster.RepoID) (shared bool, leave func()) {
+	if s.Packs == nil {
+		return false, func() {}
+	}
+	return s.Packs.Join(id)
+}
+
+// show reports whether each of the objects is the value of a ref. Whoever may read a
+// repository may have these; what else they may have, upload-pack finds out.
+func (s *Service) show(ctx context.Context, id cluster.RepoID, wants []cluster.OID) bool {
+	refs, err := s.Engine.Decided(ctx, id)
+	if err != nil {
+		return false
+	}
+	left := make(map[cluster.OID]bool, len(wants))
+	for _, oid := range wants {
+		left[oid] = true
+	}
+	for _, oid := range refs {
+		delete(left, oid)
+		if len(left) == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // A fetch is one upload-pack in progress that asks for its packs.
@@ -71,10 +148,7 @@ type fetch struct {
 // sharing has an upload-pack ask this node for its packs, where others fetch from the
 // same repository. end is to be called when it has ended.
 func (s *Service) sharing(view engine.View, c gitcmd.Command) (_ gitcmd.Command, end func()) {
-	if s.Packs == nil {
-		return c, func() {}
-	}
-	shared, leave := s.Packs.Join(view.Repo.ID)
+	shared, leave := s.joinPacks(view.Repo.ID)
 	if !shared {
 		return c, leave
 	}
