@@ -45,7 +45,8 @@ func (l lists) askOf(ctx context.Context, v View) (said string, live bool, err e
 	err = l.kept.Serve(ctx, refcache.Fetch{
 		Repo: v.Repo.ID, Position: v.Applied, State: v.State, Now: func() uint64 { return l.State(v.Repo.ID) },
 		Stateless: true, Stdin: strings.NewReader(everyRef), Stdout: &out,
-		Run: func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+		Turn: func() (func(), error) { return func() {}, nil },
+		Once: func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
 			live = true
 			return uploadPack(ctx, v.Dir, stdin, stdout, stderr)
 		},

@@ -397,16 +397,22 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// The usual pushes are decided here, and a copy of one takes one process, which stores
-// the pack.
-func TestUsualPushesTakeOneProcess(t *testing.T) {
+// The usual pushes are decided here, and a copy of one takes no process, if its pack stands
+// by itself; Git completes one that does not.
+func TestUsualCopiesTakeNoProcess(t *testing.T) {
 	for _, format := range []cluster.ObjectFormat{cluster.SHA1, cluster.SHA256} {
 		t.Run(string(format), func(t *testing.T) {
 			w := newWorldOf(t, format)
 			started := countGit(t)
 			take := func(what, want string, wants, haves []cluster.OID) {
 				t.Helper()
-				pack := w.pack(wants, haves)
+				pack, err := w.tryGitBytes(w.work, revs(wants, haves), "pack-objects", "--revs", "--stdout", "-q")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want == "index-pack" {
+					pack = w.pack(wants, haves)
+				}
 				started()
 				if err := w.ReadPack(t.Context(), bytes.NewReader(pack), wants, haves); err != nil {
 					t.Fatalf("%s: %v", what, err)
@@ -416,9 +422,11 @@ func TestUsualPushesTakeOneProcess(t *testing.T) {
 				}
 			}
 			one := w.save(project())
-			take("a first push", "index-pack", oids(one), nil)
+			take("a first push", "", oids(one), nil)
 			two := w.save(map[string]string{"part1/sub1/file1": "another text\n"}, one)
-			take("a file that was changed", "index-pack", oids(two), oids(one))
+			take("a file that was changed", "", oids(two), oids(one))
+			two = w.save(map[string]string{"part1/sub1/file1": "a third\n"}, two)
+			take("one that is thin", "index-pack", oids(two), oids(one))
 			three := w.save(map[string]string{"new/folder/file": "new\n", "part2/new": "new, too\n"}, two)
 			for _, err := range []error{
 				os.RemoveAll(filepath.Join(w.work, "part3")),
@@ -432,19 +440,19 @@ func TestUsualPushesTakeOneProcess(t *testing.T) {
 			}
 			w.git(w.work, "update-index", "--add", "--cacheinfo", "160000,"+string(one)+",module")
 			four := w.save(nil, three)
-			take("new ones, some that are gone, a mode, a link and a submodule, in two commits", "index-pack", oids(four), oids(one, two))
+			take("new ones, some that are gone, a mode, a link and a submodule, in two commits", "", oids(four), oids(one, two))
 			side := w.save(map[string]string{"side": "side\n"}, two)
-			take("a branch from a have", "index-pack", oids(side), oids(two, four))
+			take("a branch from a have", "", oids(side), oids(two, four))
 			merge := w.save(map[string]string{"side": "merged\n"}, four, side)
-			take("a merge", "index-pack", oids(merge), oids(four, side))
+			take("a merge", "", oids(merge), oids(four, side))
 			w.git(w.work, "tag", "-a", "-m", "x", "v1", string(merge))
 			w.git(w.work, "tag", "-a", "-m", "x", "v2", "v1")
 			tag := cluster.OID(w.git(w.work, "rev-parse", "v2"))
-			take("a tag of a tag of a have", "index-pack", oids(tag, merge), oids(merge))
+			take("a tag of a tag of a have", "", oids(tag, merge), oids(merge))
 			take("nothing", "", oids(merge), oids(merge, side))
 			// Nobody has said that it is complete, so Git looks.
 			older := w.save(map[string]string{"side": "from an older one\n"}, one)
-			take("a branch from an ancestor of a have", "index-pack rev-list", oids(older), oids(merge))
+			take("a branch from an ancestor of a have", "rev-list", oids(older), oids(merge))
 		})
 	}
 }

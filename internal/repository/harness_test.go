@@ -60,6 +60,11 @@ func (w *world) git(dir string, args ...string) string {
 }
 
 func (w *world) tryGit(dir, stdin string, args ...string) (string, error) {
+	out, err := w.tryGitBytes(dir, stdin, args...)
+	return strings.TrimSpace(string(out)), err
+}
+
+func (w *world) tryGitBytes(dir, stdin string, args ...string) ([]byte, error) {
 	cmd := exec.Command("git", args...)
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.home, "GIT_CONFIG_NOSYSTEM=1", "LC_ALL=C",
@@ -70,7 +75,7 @@ func (w *world) tryGit(dir, stdin string, args ...string) (string, error) {
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, &stderr)
 	}
-	return strings.TrimSpace(string(out)), err
+	return out, err
 }
 
 // commit makes a commit on top of parents in the scratch repository.
@@ -99,6 +104,15 @@ func (w *world) commit(parents ...cluster.OID) cluster.OID {
 // pack is a thin pack of what wants reach and haves do not.
 func (w *world) pack(wants, haves []cluster.OID) []byte {
 	w.t.Helper()
+	out, err := w.tryGitBytes(w.work, revs(wants, haves), "pack-objects", "--revs", "--stdout", "--thin", "-q")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+// revs names what a pack is to have.
+func revs(wants, haves []cluster.OID) string {
 	var revs strings.Builder
 	for _, oid := range wants {
 		fmt.Fprintln(&revs, oid)
@@ -106,13 +120,7 @@ func (w *world) pack(wants, haves []cluster.OID) []byte {
 	for _, oid := range haves {
 		fmt.Fprintf(&revs, "^%s\n", oid)
 	}
-	cmd := exec.Command("git", "pack-objects", "--revs", "--stdout", "--thin", "-q")
-	cmd.Dir, cmd.Stdin = w.work, strings.NewReader(revs.String())
-	out, err := cmd.Output()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return out
+	return revs.String()
 }
 
 // bare is a pack of exactly these objects.

@@ -97,14 +97,36 @@ func (in *Incoming) Present(ctx context.Context, oids []cluster.OID) ([]cluster.
 
 // WritePack is [Repository.WritePack] with the incoming objects. If all haves are values
 // whose history is complete here, and it returns without an error, then so is that of
-// wants: Git has walked all that lies between. It may be called by several at once, and
-// after Admit.
+// wants: all that lies between was walked. It may be called by several at once, and after
+// Admit.
 func (in *Incoming) WritePack(ctx context.Context, wants, haves []cluster.OID, w io.Writer) error {
+	// What has come is mostly just what is asked for.
+	if pack := in.small(); pack != nil && in.repo.proven(wants, haves, in.Quarantine()) {
+		_, err := w.Write(pack)
+		return err
+	}
 	c := gitcmd.PackObjects(in.repo.Dir)
 	if dir := in.Quarantine(); dir != "" {
 		c = c.In(in.repo.Dir, dir)
 	}
 	return in.repo.run.Run(ctx, c, gitexec.IO{Stdin: revisions(wants, haves), Stdout: w})
+}
+
+// small returns the pack that has come, if it is small and not admitted yet.
+func (in *Incoming) small() []byte {
+	dir := in.Quarantine()
+	packs, _ := filepath.Glob(filepath.Join(dir, "pack", "*.pack"))
+	if dir == "" || len(packs) != 1 {
+		return nil
+	}
+	if info, err := os.Stat(packs[0]); err != nil || info.Size() > maxSmall {
+		return nil
+	}
+	pack, err := os.ReadFile(packs[0])
+	if err != nil {
+		return nil
+	}
+	return pack
 }
 
 // Admit makes the objects the repository's, synced to disk. Their history must have been

@@ -180,3 +180,52 @@ func TestPackTellsOfCompleteHistory(t *testing.T) {
 		t.Errorf("%d packs of 20 were made, %d histories complete", made, complete)
 	}
 }
+
+// What has come is passed on as it came to who has all that it builds on, and to nobody
+// else.
+func TestIncomingIsPassedOn(t *testing.T) {
+	w := newWorld(t)
+	one := w.commit()
+	two := w.commit(one)
+	three := w.commit(two)
+	w.receive(two)
+	in, err := w.Receive(t.Context(), w.record.Format, bufio.NewReader(bytes.NewReader(w.pack(oids(three), oids(two)))), false, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Remove()
+	started := countGit(t)
+	for _, c := range []struct {
+		haves []cluster.OID
+		want  string
+	}{
+		{oids(two), ""},
+		{oids(one, two), ""},
+		{oids(one), "pack-objects"},
+		{nil, "pack-objects"},
+	} {
+		var pack bytes.Buffer
+		if err := in.WritePack(t.Context(), oids(three), c.haves, &pack); err != nil {
+			t.Fatal(err)
+		}
+		if got := started(); got != c.want {
+			t.Errorf("for one that has %v: %q was started, want %q", c.haves, got, c.want)
+		}
+		taker := newWorld(t)
+		taker.work = w.work
+		if len(c.haves) > 0 {
+			taker.receive(c.haves...)
+		}
+		if err := taker.ReadPack(t.Context(), &pack, oids(three), c.haves); err != nil {
+			t.Errorf("one that has %v: %v", c.haves, err)
+		}
+		started()
+	}
+	if err := in.Admit(); err != nil {
+		t.Fatal(err)
+	}
+	started()
+	if err := in.WritePack(t.Context(), oids(three), oids(two), io.Discard); err != nil || started() != "pack-objects" {
+		t.Errorf("when it was admitted: %v", err)
+	}
+}

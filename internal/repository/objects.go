@@ -2,6 +2,7 @@ package repository
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -70,17 +71,38 @@ func (r *Repository) ReadPack(ctx context.Context, rd io.Reader, wants, haves []
 		return err
 	}
 	defer os.RemoveAll(quarantine)
-	c := gitcmd.IndexPack(r.Dir, quarantine)
-	if r.apart {
-		c = c.Apart()
-	}
-	if err := r.run.Run(ctx, c, gitexec.IO{Stdin: in}); err != nil {
+	if err := r.unpack(ctx, in, count, wants, quarantine); err != nil {
 		return err
 	}
 	if err := r.mustBeClosed(ctx, wants, haves, quarantine); err != nil {
 		return err
 	}
 	return r.admit(quarantine)
+}
+
+// unpack stores a pack in a quarantine: a small one in this process, if it can.
+func (r *Repository) unpack(ctx context.Context, in io.Reader, count uint32, wants []cluster.OID, quarantine string) error {
+	if count <= maxFollowed && !r.apart && len(wants) > 0 {
+		pack, more, err := readSmall(ctx, in)
+		if err != nil {
+			return err
+		}
+		in = more
+		if more == nil {
+			if storeSmall(pack, len(wants[0])/2, quarantine) == nil {
+				return nil
+			}
+			if err := os.RemoveAll(filepath.Join(quarantine, "pack")); err != nil {
+				return err
+			}
+			in = bytes.NewReader(pack)
+		}
+	}
+	c := gitcmd.IndexPack(r.Dir, quarantine)
+	if r.apart {
+		c = c.Apart()
+	}
+	return r.run.Run(ctx, c, gitexec.IO{Stdin: in})
 }
 
 // CheckValues reports what Git would say against giving refs their new values:

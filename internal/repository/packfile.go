@@ -110,6 +110,7 @@ type packFile struct {
 	index *index
 	file  *os.File
 	size  int64 // without the checksum at the end
+	width int   // bytes of an object id
 	*inflater
 	read map[int64]object // by where they are
 }
@@ -129,7 +130,8 @@ func openPack(path string, f *inflater) (_ *packFile, err error) {
 		p.close()
 		return nil, err
 	}
-	p.size = info.Size() - int64(p.index.width)
+	p.width = p.index.width
+	p.size = info.Size() - int64(p.width)
 	return p, nil
 }
 
@@ -150,8 +152,9 @@ func (p *packFile) find(id objectID) (offset int64, ok bool, err error) {
 // An entry is what a pack has at one place.
 type entry struct {
 	kind kind
-	size int64 // of its data, decompressed
-	base int64 // where that is which it is a delta of
+	size int64    // of its data, decompressed
+	base int64    // where that is which it is a delta of
+	of   objectID // or the id of that
 }
 
 // entry reads what is at a place up to its data, which comes next from the inflater.
@@ -160,7 +163,24 @@ func (p *packFile) entry(offset int64) (e entry, err error) {
 	if offset < header || offset >= p.size {
 		return e, fmt.Errorf("there is nothing at %d in a pack of %d bytes", offset, p.size)
 	}
-	in := p.from(io.NewSectionReader(p.file, offset, p.size-offset))
+	if e, err = readEntry(p.from(io.NewSectionReader(p.file, offset, p.size-offset)), p.width); err != nil {
+		return e, err
+	}
+	switch e.kind {
+	case offsetDelta:
+		e.base += offset
+	case idDelta:
+		var ok bool
+		if e.base, ok, err = p.find(e.of); err == nil && !ok {
+			err = errors.New("a delta of what is not in the pack")
+		}
+	}
+	return e, err
+}
+
+// readEntry reads what stands before the data of an entry. The base of a delta is how far
+// it is from the entry.
+func readEntry(in *bufio.Reader, width int) (e entry, err error) {
 	b, err := in.ReadByte()
 	if err != nil {
 		return e, err
@@ -190,19 +210,14 @@ func (p *packFile) entry(offset int64) (e entry, err error) {
 			}
 			back = back<<7 | int64(b&0x7f)
 		}
-		e.base = offset - back
+		e.base = -back
 		if back == 0 {
 			return e, errors.New("a delta of itself")
 		}
 	case e.kind == idDelta:
-		id := make([]byte, p.index.width)
-		if _, err = io.ReadFull(in, id); err != nil {
-			return e, err
-		}
-		var ok bool
-		if e.base, ok, err = p.find(objectID(id)); err == nil && !ok {
-			err = errors.New("a delta of what is not in the pack")
-		}
+		id := make([]byte, width)
+		_, err = io.ReadFull(in, id)
+		e.of = objectID(id)
 	case !e.kind.isObject():
 		err = fmt.Errorf("an object of %v", e.kind)
 	}
