@@ -285,6 +285,7 @@ func TestMembersGrow(t *testing.T) {
 // A join that fails costs nothing: the journal goes on, the same node may try
 // again, from another address too, and others may join meanwhile.
 func TestAdmitOfANodeThatNeverStarts(t *testing.T) {
+	t.Parallel()
 	t.Run("second, again", func(t *testing.T) {
 		r := newRing(t)
 		one := r.start("one", freeAddr(), "")
@@ -378,6 +379,7 @@ func TestAdmissionThatWasNeverNoted(t *testing.T) {
 
 // Of many who are admitted at once no more become servers than vote.
 func TestAdmitAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	r := newRing(t)
 	one := r.start("one", freeAddr(), "")
 	r.works(one)

@@ -121,6 +121,7 @@ func (g *guarded) follow(name string) {
 // The credentials of a node that was removed are refused, by both listeners;
 // another's are not.
 func TestRemovedNodeIsShutOut(t *testing.T) {
+	t.Parallel()
 	g := newGuarded(t)
 	g.joined("gone")
 	g.joined("stays")

@@ -66,6 +66,7 @@ func (r *ring) remove(through *ringNode, name string) {
 // A node without a server starts one when one of three is taken out, and only one
 // of them does.
 func TestSpareTakesAFreeSeat(t *testing.T) {
+	t.Parallel()
 	r, one, two, third := three(t)
 	four, five := r.spare("four", 0, one), r.spare("five", 20, one)
 	var mu sync.Mutex
@@ -124,6 +125,7 @@ func TestSpareThatMustNot(t *testing.T) {
 // A server that was taken out of the journal leaves nothing behind, and its node takes
 // a seat like any other.
 func TestServerThatWasTakenOut(t *testing.T) {
+	t.Parallel()
 	t.Run("running", func(t *testing.T) {
 		r, one, two, third := three(t)
 		r.seated(two, "two", 0)
@@ -180,6 +182,7 @@ func TestFirstStartTooLate(t *testing.T) {
 
 // A node whose server does not start does not keep the seat from others.
 func TestSpareThatCannot(t *testing.T) {
+	t.Parallel()
 	r := newRing(t)
 	one := r.start("one", freeAddr(), "")
 	r.works(one)

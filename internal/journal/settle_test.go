@@ -31,6 +31,7 @@ func (r *ring) kinds(n *ringNode) string {
 // stay so: first the dead one loses its place, and when nobody comes for it, one of
 // the two begins again as a learner. A third that comes later makes three voters.
 func TestServerDiesBetweenPromotions(t *testing.T) {
+	t.Parallel()
 	r := newRing(t)
 	one := r.start("one", freeAddr(), "")
 	two, third := r.join("two", one), r.join("three", one)

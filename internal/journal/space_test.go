@@ -107,6 +107,7 @@ func (n *ringNode) large(t *testing.T, names []string) (large []string) {
 // The files give back what is free, one in each round, the leader's last and not
 // while another server is down. Who does not lead leaves them alone.
 func TestDefragmentation(t *testing.T) {
+	t.Parallel()
 	r, one, two, third := three(t)
 	first, others := leader(t, one, two, third)
 	names := []string{"one", "two", "three"}
@@ -167,6 +168,7 @@ func TestDefragmentationOfOne(t *testing.T) {
 // A journal that is full takes writes again when there is room, and not before; and
 // says which server it is.
 func TestFullJournal(t *testing.T) {
+	t.Parallel()
 	r := newRing(t)
 	r.quota = 24 << 20
 	one := r.start("one", freeAddr(), "")

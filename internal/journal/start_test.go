@@ -60,6 +60,7 @@ func (r *ring) without(name string, was *ringNode, seeds ...string) *ringNode {
 // A voter whose data is gone does not help others to a majority that lacks what it
 // has confirmed. It comes back as a server that is new to them.
 func TestVoterWithoutItsData(t *testing.T) {
+	t.Parallel()
 	r := newRing(t)
 	one := r.start("one", freeAddr(), "")
 	peers := map[string]string{"two": freeAddr(), "three": freeAddr()}
@@ -135,6 +136,7 @@ func TestVoterWithoutItsData(t *testing.T) {
 
 // So does the one that made the cluster, which must not make another.
 func TestFounderWithoutItsData(t *testing.T) {
+	t.Parallel()
 	r, one, two, third := three(t)
 	r.works(two)
 	one.stop()
@@ -157,6 +159,7 @@ func TestFounderWithoutItsData(t *testing.T) {
 
 // A learner counts for nothing, and still has confirmed what it lacks now.
 func TestLearnerWithoutItsData(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(r *ring, c MemberConfig) error{
 		"all":     func(r *ring, c MemberConfig) error { return os.RemoveAll(c.Dir) },
 		"its log": func(r *ring, c MemberConfig) error { return os.RemoveAll(filepath.Join(c.Dir, "member", "wal")) },

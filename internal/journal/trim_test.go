@@ -60,6 +60,7 @@ func (n *ringNode) whole(t *testing.T, id cluster.RepoID) cluster.Version {
 // A journal that fills with entries of many repositories loses the oldest of those
 // that have most, before it is full and when it is.
 func TestJournalFillsWithEntries(t *testing.T) {
+	t.Parallel()
 	r := newRing(t)
 	r.quota = 64 << 20
 	one := r.start("one", freeAddr(), "")
