@@ -4,11 +4,15 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,6 +91,42 @@ func TestPatches(t *testing.T) {
 		}
 	}
 	if _, err := apply(t.Context(), deep); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEverySyncIsKnown holds that the run's disks hear of every sync of a file: what they
+// were not told of, they lose.
+func TestEverySyncIsKnown(t *testing.T) {
+	sync := regexp.MustCompile(`\.Sync\(\)|unix\.(Fsync|Fdatasync|Syncfs)\(`)
+	texts, err := apply(t.Context(), disks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join("..", "..")
+	err = filepath.WalkDir(filepath.Join(root, "internal"), func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		text := string(data)
+		for name, patched := range texts {
+			if strings.HasSuffix(filepath.ToSlash(name), filepath.ToSlash(file)) {
+				text = patched
+			}
+		}
+		for line := range strings.Lines(text) {
+			if sync.MatchString(line) && !strings.Contains(line, "disk.Sync") && !strings.Contains(line, "log.Sync()") {
+				t.Errorf("%s: %s", file, strings.TrimSpace(line))
+			}
+		}
+		return err
+	})
+	if err != nil {
 		t.Error(err)
 	}
 }

@@ -30,6 +30,7 @@ type replica struct {
 	// silences is how often in a row a peer has sent nothing in time; guarded by apply
 	silences map[cluster.DeviceName]int
 	known    atomic.Pointer[repository.RefTable] // the table last found to be the journal's, for those who do not hold apply
+	reading  atomic.Bool                         // somebody reads the refs for it
 
 	keep       sync.Mutex // held while objects are removed; never taken before apply
 	pledged    []*pledge  // what must stay; guarded by keep

@@ -280,3 +280,32 @@ func TestKeptRefsUnderPushes(t *testing.T) {
 		t.Error("no answer came from memory")
 	}
 }
+
+// Where the refs are not in memory nothing is known, and nobody waits; and soon they are.
+func TestAreValues(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	a := w.nodes["a"]
+	one := w.commit()
+	two := w.commit(one)
+	a.accept(set("refs/heads/main", "", one), set("refs/heads/other", "", two))
+	a.accept(set("refs/heads/other", two, one))
+	check := func(a *node) {
+		t.Helper()
+		for _, c := range []struct {
+			wants []cluster.OID
+			want  bool
+		}{{[]cluster.OID{one}, true}, {[]cluster.OID{two}, false}, {[]cluster.OID{one, two}, false}} {
+			if got := a.AreValues(w.repo.ID, c.wants); got != c.want {
+				t.Errorf("%v: %v", c.wants, got)
+			}
+		}
+	}
+	check(a)
+	a = w.restart("a", func(string) {})
+	a.sync()
+	if a.AreValues(w.repo.ID, []cluster.OID{one}) {
+		t.Error("it waited for the refs to be read")
+	}
+	w.await("the refs to be read", func() bool { return a.AreValues(w.repo.ID, []cluster.OID{one}) })
+	check(a)
+}

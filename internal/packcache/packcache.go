@@ -2,14 +2,14 @@
 //
 // Entry points: [New] makes a [Cache]; [Cache.Join] says whether it is worth asking it
 // for a fetch; [Cache.Serve] is what upload-pack then runs instead of pack-objects, by
-// uploadpack.packObjectsHook (git-config(1)).
+// uploadpack.packObjectsHook (git-config(1)), and what serves a clone without one.
 //
 // It promises that who asks gets exactly what their own run could have written. That
 // rests on what the question is: upload-pack names the objects that are wanted and those
 // that the client has by their ids, on standard input, and never a ref. What those ids
 // reach does not change when refs move, when packs are gathered, or when a replica
-// catches up; and that somebody may have what they want upload-pack has checked before it
-// asks. It also promises to keep within a bound on disk and in memory, to end a run that nobody waits
+// catches up; and that somebody may have what they want has been checked before it is
+// asked. It also promises to keep within a bound on disk and in memory, to end a run that nobody waits
 // for any more, and that one slow reader holds up nobody.
 package packcache
 

@@ -79,7 +79,7 @@ type section struct {
 // write takes of p what belongs to the section, and returns what comes after it.
 func (s *section) write(p []byte) (rest []byte) {
 	for len(p) > 0 && !s.whole && !s.bad {
-		// To the end of the next packet, or first of its pktline.Digits.
+		// To the end of the next packet, or first of its digits.
 		end, sized := s.next+pktline.Digits, false
 		if len(s.said) >= end {
 			n, _ := pktline.Length(s.said[s.next:end])

@@ -81,7 +81,7 @@ type asked struct {
 	q     question
 }
 
-// An answer is what upload-pack has said to a question.
+// An answer is what upload-pack has said to a question; nil: too much to be kept.
 type answer struct {
 	repo cluster.RepoID
 	q    question
@@ -159,7 +159,9 @@ func (c *Cache) find(f *Fetch, q question) (said []byte, over <-chan struct{}) {
 	}
 	e := r.answers[q]
 	c.used.MoveToFront(e)
-	c.answers++
+	if e.Value.(*answer).said != nil {
+		c.answers++
+	}
 	return e.Value.(*answer).said, nil
 }
 
@@ -182,7 +184,8 @@ func (c *Cache) asking(f *Fetch, q question) (over func()) {
 	})
 }
 
-// keep keeps what was said to a question, if the refs are still those it was said of.
+// keep keeps what was said to a question, if the refs are still those it was said of. nil
+// stands for what is too long to be kept.
 func (c *Cache) keep(f *Fetch, q question, said []byte) {
 	if len(said) > min(maxAnswer, c.Limit) {
 		return

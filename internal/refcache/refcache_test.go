@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"gitcluster/internal/cluster"
@@ -503,5 +504,52 @@ func TestPackIsAsked(t *testing.T) {
 		if c.ends != "" && !errors.Is(err, c.err) || asked != c.asked || w.runs.Load()-before != c.runs || !strings.HasSuffix(out.String(), c.ends) {
 			t.Errorf("%+v: %v, asked %d times, %d processes, told %q", c, err, asked, w.runs.Load()-before, out.String())
 		}
+	}
+}
+
+// What ends without a word has not begun to answer: whoever is between may say why.
+func TestFailureSaysNothing(t *testing.T) {
+	w := newWorld(t, Options{}, cluster.SHA1)
+	w.commit()
+	stopping := errors.New("stopping")
+	writes := &counting{}
+	f := w.fetch(strings.NewReader(refs), writes, true)
+	f.Once = func(context.Context, io.Reader, io.Writer, io.Writer) error { return stopping }
+	if err := w.Serve(t.Context(), f); !errors.Is(err, stopping) || writes.n > 0 {
+		t.Errorf("%v, %d writes", err, writes.n)
+	}
+	full := errors.New("full")
+	f = w.fetch(strings.NewReader(refs), writes, true)
+	f.Turn = func() (func(), error) { return nil, full }
+	if err := w.Serve(t.Context(), f); !errors.Is(err, full) || writes.n > 0 {
+		t.Errorf("%v, %d writes", err, writes.n)
+	}
+}
+
+type counting struct{ n int }
+
+func (c *counting) Write(p []byte) (int, error) { c.n++; return len(p), nil }
+
+// Nobody waits for an answer that is known to be too long to be kept, nor for ever for
+// any.
+func TestNobodyWaitsInVain(t *testing.T) {
+	w := newWorld(t, Options{}, cluster.SHA1)
+	w.commit()
+	f := w.fetch(nil, nil, true)
+	q := ask(&f, []byte(refs))
+	synctest.Test(t, func(t *testing.T) {
+		defer w.asking(&f, q)() // who does not come to an end
+		start := time.Now()
+		if said, err := w.await(t.Context(), &f, q); said != nil || err != nil || time.Since(start) != patience {
+			t.Errorf("%q, %v after %v", said, err, time.Since(start))
+		}
+		w.keep(&f, q, nil)
+		start = time.Now()
+		if said, err := w.await(t.Context(), &f, q); said != nil || err != nil || time.Since(start) != 0 {
+			t.Errorf("what is too long: %q, %v after %v", said, err, time.Since(start))
+		}
+	})
+	if n := w.Answers(); n != 0 {
+		t.Errorf("%d answers are counted", n)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
+	"time"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/gitexec"
@@ -127,11 +129,12 @@ func (c *Cache) Serve(ctx context.Context, f Fetch) error {
 func (c *Cache) tell(ctx context.Context, f *Fetch, request []byte) error {
 	q := ask(f, request)
 	said, err := c.await(ctx, f, q)
+	leave := func() {}
 	if said == nil && err == nil {
-		leave, full := f.Turn()
-		if full != nil {
-			return full
+		if leave, err = f.Turn(); err != nil {
+			return err
 		}
+		leave = sync.OnceFunc(leave)
 		defer leave()
 		said, err = c.await(ctx, f, q) // others may have come first
 	}
@@ -139,40 +142,52 @@ func (c *Cache) tell(ctx context.Context, f *Fetch, request []byte) error {
 		return err
 	}
 	if said != nil {
+		leave()
 		_, err := f.Stdout.Write(said)
 		return err
 	}
 	answer := &held{to: f.Stdout, section: section{limit: maxAnswer}, over: c.asking(f, q)}
 	defer answer.over()
-	stderr, complaints := f.Stderr, &notice{to: f.Stderr}
-	if f.same() {
-		stderr = complaints
-	}
-	err = f.Once(ctx, bytes.NewReader(request), answer, stderr)
-	// A process that could not read something leaves it out.
-	if err == nil && answer.whole && !complaints.any {
+	// A client that is slow to take a complaint holds up nobody, either.
+	complaints := &notice{}
+	err = f.Once(ctx, bytes.NewReader(request), answer, complaints)
+	switch {
+	case answer.bad:
+		c.keep(f, q, nil) // nobody need wait for it again
+	case err == nil && answer.whole && !complaints.any: // one that could not read something leaves it out
 		c.keep(f, q, answer.said)
 	}
 	answer.over()
-	if exit := (*gitexec.ExitError)(nil); errors.As(err, &exit) && exit.Stderr == "" {
+	leave()
+	if exit := (*gitexec.ExitError)(nil); errors.As(err, &exit) && exit.Stderr == "" && f.Stderr == nil {
 		exit.Stderr = strings.TrimSpace(string(complaints.said))
+	}
+	if f.Stderr != nil && complaints.any {
+		f.Stderr.Write(complaints.said)
 	}
 	return errors.Join(answer.release(), err)
 }
+
+// patience is how long one waits for an answer that somebody else is being given.
+const patience = 5 * time.Second
 
 // await returns what is kept of a question, or what somebody who is asking it now will
 // have been told. nil: it has to be asked. Who is asking has had their turn, so that who
 // waits does not wait in a line that is not theirs.
 func (c *Cache) await(ctx context.Context, f *Fetch, q question) ([]byte, error) {
 	said, over := c.find(f, q)
-	if over != nil {
-		select {
-		case <-over:
-			said, _ = c.find(f, q)
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	if over == nil {
+		return said, nil
 	}
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-over:
+	case <-late.C:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	said, _ = c.find(f, q)
 	return said, nil
 }
 
@@ -285,23 +300,23 @@ func (h *held) release() error {
 }
 
 func (h *held) flush() error {
-	_, err := h.to.Write(h.said)
+	said := h.said
 	h.said = nil
+	if len(said) == 0 {
+		return nil // an answer begins with its first byte
+	}
+	_, err := h.to.Write(said)
 	return err
 }
 
-// A notice knows whether anything has been written.
+// A notice keeps the beginning of what a process complains of.
 type notice struct {
-	to   io.Writer // nil: the beginning is kept for an error
 	any  bool
 	said []byte
 }
 
 func (n *notice) Write(p []byte) (int, error) {
 	n.any = true
-	if n.to != nil {
-		return n.to.Write(p)
-	}
 	n.said = append(n.said, p[:min(len(p), maxSaid-len(n.said))]...)
 	return len(p), nil
 }

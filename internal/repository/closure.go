@@ -18,7 +18,8 @@ import (
 // with what it read.
 
 const (
-	// maxFollowed is how many commits, trees and tags are followed in this process.
+	// maxFollowed is how many commits, trees and tags are followed in this process, and how
+	// many objects a pack may have that is stored in it.
 	maxFollowed = 1000
 	// maxBases is how many trees of haves each tree is compared with.
 	maxBases = 16

@@ -115,16 +115,26 @@ func (in *Incoming) WritePack(ctx context.Context, wants, haves []cluster.OID, w
 // small returns the pack that has come, if it is small and not admitted yet.
 func (in *Incoming) small() []byte {
 	dir := in.Quarantine()
-	packs, _ := filepath.Glob(filepath.Join(dir, "pack", "*.pack"))
-	if dir == "" || len(packs) != 1 {
+	if dir == "" {
 		return nil
 	}
-	if info, err := os.Stat(packs[0]); err != nil || info.Size() > maxSmall {
-		return nil
-	}
-	pack, err := os.ReadFile(packs[0])
+	dir = filepath.Join(dir, "pack")
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
+	}
+	var pack []byte
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".pack" {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil || info.Size() > maxSmall || pack != nil {
+			return nil
+		}
+		if pack, err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return nil
+		}
 	}
 	return pack
 }

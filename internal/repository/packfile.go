@@ -287,6 +287,10 @@ var errDelta = errors.New("a broken delta")
 
 // patch makes an object out of another one and a delta (gitformat-pack(5)).
 func (f *inflater) patch(base, delta []byte) ([]byte, error) {
+	const least = 4 // Git takes no shorter one
+	if len(delta) < least {
+		return nil, errDelta
+	}
 	from, delta, ok := deltaSize(delta)
 	if !ok || from != int64(len(base)) {
 		return nil, errDelta

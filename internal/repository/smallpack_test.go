@@ -2,11 +2,13 @@ package repository
 
 import (
 	"bytes"
+	"compress/zlib"
 	"crypto/sha1"
 	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -137,6 +139,8 @@ func TestOddPackIsGits(t *testing.T) {
 		"bytes behind it":   {seal(append(bytes.Clone(whole[:len(whole)-sha1.Size]), make([]byte, 3+sha1.Size)...)), false},
 		"an unknown object": {seal(append(append(bytes.Clone(whole[:12]), 0x50), whole[13:]...)), false},
 		"no objects at all": {[]byte("PACK"), false},
+		// An empty object of six bytes. Git takes no delta as short as that.
+		"a short delta": {seal(slices.Concat([]byte("PACK\x00\x00\x00\x02\x00\x00\x00\x02"), []byte{0x36}, deflated("hello\n"), []byte{0x62, byte(1 + len(deflated("hello\n")))}, deflated("\x06\x00"), make([]byte, sha1.Size))), false},
 	} {
 		r := newWorld(t)
 		r.work = w.work
@@ -160,6 +164,14 @@ func TestOddPackIsGits(t *testing.T) {
 			t.Errorf("%s: left behind: %v", name, left)
 		}
 	}
+}
+
+func deflated(text string) []byte {
+	var b bytes.Buffer
+	w := zlib.NewWriter(&b)
+	w.Write([]byte(text))
+	w.Close()
+	return b.Bytes()
 }
 
 // A pack that is longer than what this process takes loses nothing on its way to Git.

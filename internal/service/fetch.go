@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -73,9 +74,10 @@ func (s *Service) uploadPack(ctx context.Context, q Request, what string, kept f
 
 // clone answers a request for objects if it is that of a client that has nothing yet and
 // wants what refs show: an upload-pack would only pass on what one pack-objects writes.
+// What else a client may have, upload-pack finds out.
 func (s *Service) clone(ctx context.Context, q Request, view engine.View, turn turn, request []byte) (ok bool, err error) {
 	asked, ok := uploadpack.Parse(request, view.Repo.Format)
-	if !ok || !s.show(ctx, view.Repo.ID, asked.Wants) {
+	if !ok {
 		return false, nil
 	}
 	command, err := gitcmd.SharedPack(view.Dir, asked.Args())
@@ -87,6 +89,9 @@ func (s *Service) clone(ctx context.Context, q Request, view engine.View, turn t
 		return false, err
 	}
 	defer leave()
+	if !s.Engine.AreValues(view.Repo.ID, asked.Wants) {
+		return false, nil
+	}
 	if err := pktline.Write(q.Stdout, "packfile\n"); err != nil {
 		return false, err
 	}
@@ -94,7 +99,7 @@ func (s *Service) clone(ctx context.Context, q Request, view engine.View, turn t
 	defer mux.Close()
 	mux.Alive(sideband.Data)
 	revs := strings.NewReader(asked.Revs())
-	pack, said := sideband.Writer{Mux: mux, Band: sideband.Data}, sideband.Writer{Mux: mux, Band: sideband.Progress}
+	pack, said := sideband.Writer{Mux: mux, Band: sideband.Data}, &echo{w: sideband.Writer{Mux: mux, Band: sideband.Progress}}
 	shared, left := s.joinPacks(view.Repo.ID)
 	defer left()
 	if shared {
@@ -102,12 +107,31 @@ func (s *Service) clone(ctx context.Context, q Request, view engine.View, turn t
 	} else {
 		err = s.Run.Run(ctx, command, gitexec.IO{Stdin: revs, Stdout: pack, Stderr: said})
 	}
-	if err != nil {
-		mux.Send(sideband.Fatal, []byte("# the pack could not be made\n"))
+	switch {
+	case err == nil:
+		return true, mux.Flush()
+	case errors.Is(err, cluster.ErrStopping):
+		mux.Send(sideband.Fatal, []byte("# this node is stopping; try again\n"))
 		return false, err
 	}
-	return true, mux.Flush()
+	mux.Send(sideband.Fatal, []byte("# the pack could not be made\n"))
+	return false, fmt.Errorf("%w: %s", err, said.last())
 }
+
+// An echo passes on what a process says, and keeps the end of it for an error.
+type echo struct {
+	w   io.Writer
+	end []byte
+}
+
+func (e *echo) Write(p []byte) (int, error) {
+	const most = 1 << 10
+	e.end = append(e.end, p...)
+	e.end = e.end[max(0, len(e.end)-most):]
+	return e.w.Write(p)
+}
+
+func (e *echo) last() string { return pktline.OneLine(strings.TrimSpace(string(e.end))) }
 
 // joinPacks reports whether a fetch is to share its pack with others, of which it is one
 // until leave is called.
@@ -116,26 +140,6 @@ func (s *Service) joinPacks(id cluster.RepoID) (shared bool, leave func()) {
 		return false, func() {}
 	}
 	return s.Packs.Join(id)
-}
-
-// show reports whether each of the objects is the value of a ref. Whoever may read a
-// repository may have these; what else they may have, upload-pack finds out.
-func (s *Service) show(ctx context.Context, id cluster.RepoID, wants []cluster.OID) bool {
-	refs, err := s.Engine.Decided(ctx, id)
-	if err != nil {
-		return false
-	}
-	left := make(map[cluster.OID]bool, len(wants))
-	for _, oid := range wants {
-		left[oid] = true
-	}
-	for _, oid := range refs {
-		delete(left, oid)
-		if len(left) == 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // A fetch is one upload-pack in progress that asks for its packs.
