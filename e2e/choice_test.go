@@ -387,8 +387,9 @@ func testLongSync(t *testing.T, c *clustertest.Cluster, p *place) {
 			if r.Err() != nil || !strings.HasPrefix(r.Stdout, head) || r.Took > 5*time.Second && tc.says != "" {
 				t.Errorf("after %v: %v, %q; want %s\n%s", r.Took, r.Err(), r.Stdout, head, text)
 			}
-			if !strings.Contains(r.Stderr, "# Synchronizing from") && tc.during == nil {
-				t.Errorf("the user was not told of the synchronization: %q\n%s", r.Stderr, text)
+			// On a busy machine the journal's answer may come when the replica has caught up.
+			if !regexp.MustCompile(`# (Synchronizing from|Waiting for the journal)`).MatchString(r.Stderr) && tc.during == nil {
+				t.Errorf("the user was not told what is waited for: %q\n%s", r.Stderr, text)
 			}
 			if tc.says != "" && !regexp.MustCompile(`(?m)^git-remote-cluster: node1 .*(`+tc.says+`)`).MatchString(r.Stderr) {
 				t.Errorf("it said %q, want %q\n%s", r.Stderr, tc.says, text)

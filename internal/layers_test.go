@@ -45,10 +45,10 @@ var layers = []struct {
 	{"who asks over HTTP", []string{"internal/login"}},
 	{"peer: node to node", []string{"internal/peer"}},
 	{"stores and wires: the journal, a repository on disk, who may do what, the node's own protocols, a choice of replica, a question to a person", []string{
-		"internal/access", "internal/browse", "internal/credential", "internal/journal", "internal/localsocket", "internal/packcache", "internal/procreceive", "internal/prompt", "internal/receivepack", "internal/refcache", "internal/replica", "internal/repository",
+		"internal/access", "internal/browse", "internal/credential", "internal/journal", "internal/localsocket", "internal/packcache", "internal/procreceive", "internal/prompt", "internal/receivepack", "internal/refcache", "internal/replica", "internal/repository", "internal/uploadpack",
 	}},
 	{"means: running Git, reaching a server, reading addresses and files", []string{
-		"internal/address", "internal/config", "internal/gitexec", "internal/metrics", "internal/nodecache", "internal/queue", "internal/remotehelper", "internal/sshclient", "internal/sshconfig",
+		"internal/address", "internal/config", "internal/gitexec", "internal/metrics", "internal/nodecache", "internal/queue", "internal/remotehelper", "internal/sideband", "internal/sshclient", "internal/sshconfig",
 	}},
 	{"descriptions: commands and sessions as data", []string{
 		"internal/gitcmd", "internal/session",
