@@ -435,6 +435,7 @@ func TestManyAskAtOnce(t *testing.T) {
 				}
 			}
 			close(proceed)
+			start := time.Now()
 			for range clients {
 				select {
 				case said := <-told:
@@ -444,6 +445,9 @@ func TestManyAskAtOnce(t *testing.T) {
 				case <-time.After(20 * time.Second):
 					t.Fatal("they wait for one who does not take what it is told")
 				}
+			}
+			if took := time.Since(start); state != 0 && took >= patience {
+				t.Errorf("they waited for %v for one who does not take what it is told", took)
 			}
 			if want := map[uint64]int64{1: 1, 0: 1 + clients}[state]; w.runs.Load()-before != want {
 				t.Errorf("%d processes, want %d", w.runs.Load()-before, want)
