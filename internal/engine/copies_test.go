@@ -229,7 +229,20 @@ func TestCatchUpAwaitsItsCopy(t *testing.T) {
 	<-begins
 	a.push(Push{Copies: 1, Updates: []cluster.RefUpdate{set("refs/heads/main", one, two)}})
 	served := a.served()
-	time.AfterFunc(500*time.Millisecond, func() { close(goes) })
+	var told []string
+	at, err := b.Resolve(t.Context(), w.repo.Name, cluster.Current)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Sync(t.Context(), at, func(line string) {
+		told = append(told, line)
+		close(goes)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "a copy that is on its way (version 1 → 2)") {
+		t.Errorf("who waits is told %q", told)
+	}
 	if _, refs := b.sync(); refs["refs/heads/main"] != string(two) {
 		t.Errorf("b shows %v", refs)
 	}

@@ -20,7 +20,9 @@ func (e *Engine) fetchMissing(ctx context.Context, r *replica, from cluster.Posi
 	}
 	// A push goes on without its slowest copies, and this may be one that has almost
 	// come. One that comes no further must not keep us from asking a peer.
-	r.awaitComing(ctx, wants, e.hedge())
+	r.awaitComing(ctx, wants, e.hedge(), func() {
+		tell(fmt.Sprintf("Synchronizing from a copy that is on its way (version %d → %d)…", from.Version, head.Version))
+	})
 	if r.hasFound(wants) {
 		return nil // a copy that was taken
 	}

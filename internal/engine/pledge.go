@@ -121,9 +121,12 @@ func (r *replica) comes(values []cluster.OID) (over func()) {
 	}
 }
 
-// awaitComing waits for copies of the values that are being taken, up to a limit. The
-// caller may hold apply, since to take a copy needs no lock.
-func (r *replica) awaitComing(ctx context.Context, values []cluster.OID, limit time.Duration) {
+// comesSoon is how long one waits for a copy without a word.
+const comesSoon = 300 * time.Millisecond
+
+// awaitComing waits for copies of the values that are being taken, up to a limit, and calls
+// slow if that takes a while. The caller may hold apply, since to take a copy needs no lock.
+func (r *replica) awaitComing(ctx context.Context, values []cluster.OID, limit time.Duration, slow func()) {
 	var awaited []*coming
 	r.keep.Lock()
 	for _, c := range r.coming {
@@ -137,9 +140,14 @@ func (r *replica) awaitComing(ctx context.Context, values []cluster.OID, limit t
 	}
 	late := time.NewTimer(limit)
 	defer late.Stop()
-	for _, c := range awaited {
+	soon := time.NewTimer(comesSoon)
+	defer soon.Stop()
+	for len(awaited) > 0 {
 		select {
-		case <-c.over:
+		case <-awaited[0].over:
+			awaited = awaited[1:]
+		case <-soon.C:
+			slow()
 		case <-late.C:
 			return
 		case <-ctx.Done():
