@@ -68,7 +68,7 @@ func TestAgentIsAskedOnce(t *testing.T) {
 	g := newGate(t)
 	path, key := sshtest.NewKeyFile(t, dir, "held", "")
 	g.accept = []string{nameOf(key.PublicKey())}
-	counted := &countingAgent{Agent: agent.NewKeyring()}
+	counted := &countingAgent{Agent: agent.NewKeyring(), answer: make(chan struct{})}
 	if err := counted.Add(agent.AddedKey{PrivateKey: rawKey(t, path, "")}); err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +79,7 @@ func TestAgentIsAskedOnce(t *testing.T) {
 	if _, err := o.Agents.list(ctx, o.Agent); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
+	close(counted.answer)
 	var wait sync.WaitGroup
 	for range 3 {
 		wait.Go(func() {
@@ -96,12 +97,15 @@ func TestAgentIsAskedOnce(t *testing.T) {
 	}
 }
 
+// A countingAgent says what it holds once answer is closed.
 type countingAgent struct {
 	agent.Agent
-	lists atomic.Int32
+	answer chan struct{}
+	lists  atomic.Int32
 }
 
 func (c *countingAgent) List() ([]*agent.Key, error) {
 	c.lists.Add(1)
+	<-c.answer
 	return c.Agent.List()
 }
