@@ -78,6 +78,11 @@ func StartMember(ctx context.Context, c MemberConfig) (*Member, error) {
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
 	cfg.QuotaBackendBytes = cmp.Or(c.Quota, quota)
 	cfg.MaxLearners = 8
+	// What an idle node does is mostly to wake up. With as many heartbeats as etcd wants
+	// at least, a dead leader is noticed as soon; and what is acknowledged is in the log
+	// long before the database is written.
+	cfg.TickMs = cfg.ElectionMs / 5
+	cfg.BackendBatchInterval = time.Second
 	cfg.EnableGRPCGateway = false
 	logger, err := fileLogger(c.Log)
 	if err != nil {

@@ -303,11 +303,11 @@ func (m *Members) Follow(ctx context.Context, changed func(endpoints []string)) 
 	var last, lastVoters []string
 	for wait := time.Duration(0); pause(ctx, wait) == nil; {
 		// A server knows its members without asking anybody, so a change of them is
-		// seen at once and even when those that were asked until now are gone.
+		// seen soon, and even when those that were asked until now are gone.
 		wait = 2 * time.Second
 		server := m.server()
 		if server != nil {
-			wait = 50 * time.Millisecond
+			wait = 250 * time.Millisecond
 		}
 		own, others, err := m.endpoints(ctx, server)
 		if err != nil {
