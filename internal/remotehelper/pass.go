@@ -60,6 +60,11 @@ func (h *helper) pass(ctx context.Context, service Service, stream Stream, spoke
 	defer late.Stop()
 	select {
 	case e := <-ended:
+		select {
+		case <-unread: // it was closed before it had ended
+			return nil
+		default:
+		}
 		return told.verdict(service, e.status, e.err)
 	case <-late.C:
 		return told.verdict(service, -1, errNoEnding)
@@ -73,7 +78,9 @@ var errNoEnding = errors.New("the service closed its output but did not end")
 // passUp copies what Git says to the service, and then that this was all. When
 // the service takes no more, its output will end soon, which ends pass.
 func (h *helper) passUp(stream Stream, told *tally) {
-	if _, err := io.CopyBuffer(io.MultiWriter(onlyWriter{stream}, &told.asked), onlyReader{h.in}, make([]byte, bufferSize)); err == nil {
+	// Here, too, the tally goes first: the answer may be there before this has been
+	// counted.
+	if _, err := io.CopyBuffer(io.MultiWriter(&told.asked, onlyWriter{stream}), onlyReader{h.in}, make([]byte, bufferSize)); err == nil {
 		stream.CloseWrite()
 	}
 }

@@ -321,6 +321,77 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// An answer that is whole before the request is counted is no less an answer to it.
+func TestAnswerOvertakesItsRequest(t *testing.T) {
+	f, heard, speak := newFake()
+	f.status, f.err = -1, errors.New("connection lost")
+	s := &quickStream{fakeStream: f, answered: make(chan struct{})}
+	to, from, result := start(t, t.Context(), connectFunc(func(context.Context, Service, Options) (Stream, error) { return s, nil }))
+	read := func(from io.Reader, want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(from, got); err != nil || string(got) != want {
+			t.Fatalf("%q, %v; want %q", got, err, want)
+		}
+	}
+	io.WriteString(to, "connect git-upload-pack\n")
+	read(from, "\n")
+	io.WriteString(to, "what are your refs?")
+	read(heard, "what are your refs?")
+	io.WriteString(speak, "refs0000")
+	read(from, "refs0000")
+	close(s.answered) // only now has the request been written
+	io.WriteString(to, "0000")
+	read(heard, "0000")
+	speak.Close()
+	if err := await(t, result); err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+// A quickStream is answered while the request is still being written.
+type quickStream struct {
+	*fakeStream
+	answered chan struct{}
+}
+
+func (s *quickStream) Write(p []byte) (int, error) {
+	n, err := s.fakeStream.Write(p)
+	<-s.answered
+	return n, err
+}
+
+// Nothing is lost when the helper itself closes what is left of a service, since Git
+// has gone away.
+func TestEndsAsGitGoesAway(t *testing.T) {
+	f, _, speak := newFake()
+	s := &endingStream{f, make(chan struct{})}
+	to, from, result := start(t, t.Context(), connectFunc(func(context.Context, Service, Options) (Stream, error) { return s, nil }))
+	io.WriteString(to, "connect git-upload-pack\n")
+	if _, err := from.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	speak.Close()
+	<-s.awaited // the output is at its end, and not yet the service
+	to.Close()
+	from.Close()
+	if err := await(t, result); err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+// An endingStream has not ended when its connection is closed.
+type endingStream struct {
+	*fakeStream
+	awaited chan struct{}
+}
+
+func (s *endingStream) Wait() (int, error) {
+	close(s.awaited)
+	<-s.closed
+	return -1, errors.New("connection lost")
+}
+
 // A service that keeps its channel open after its output must not keep Git.
 func TestLateStatusIsNotWaitedFor(t *testing.T) {
 	f, _, speak := newFake()
