@@ -81,6 +81,10 @@ func Run(ctx context.Context, p Params) error {
 			watched, unwatch = p.Watch(ctx)
 			context.AfterFunc(watched, func() { cancel(context.Cause(watched)) })
 		}
+		if nothingSet(p.Getenv) {
+			c.settings <- defaultSettings
+			return
+		}
 		go func() { c.settings <- readSettings(ctx, p.GitConfig) }()
 	}
 	err := remotehelper.Serve(ctx, p.In, p.Out, c)

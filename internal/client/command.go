@@ -19,13 +19,16 @@ type settings struct {
 	askPass    string // core.askPass
 }
 
+// defaultSettings is what holds where Git's configuration says nothing.
+var defaultSettings = settings{protocol: 2}
+
 // settingsPattern matches the keys of settings, as `git config` spells them.
 const settingsPattern = `^(protocol\.version|cluster\.staleok|extensions\.objectformat|core\.(sshcommand|askpass)|ssh\.variant)$`
 
 // readSettings asks Git. Where it cannot be asked the defaults hold, which are
 // the safe ones.
 func readSettings(ctx context.Context, gitConfig func(context.Context, ...string) ([]byte, error)) settings {
-	s := settings{protocol: 2}
+	s := defaultSettings
 	out, err := gitConfig(ctx, "--null", "--get-regexp", settingsPattern)
 	if err != nil {
 		return s // status 1 only means that neither is set
