@@ -201,7 +201,8 @@ func TestSlowPeer(t *testing.T) {
 // A node whose copy has almost come when it hears of the push does not fetch it once more.
 func TestCatchUpAwaitsItsCopy(t *testing.T) {
 	w := newWorld(t, "a", "b")
-	a, b := w.nodes["a"], w.nodes["b"]
+	a := w.nodes["a"]
+	b := w.another("b", Options{Silence: time.Minute, HedgeAfter: time.Minute}) // on a slow machine the copy takes long
 	one := w.commit()
 	two := w.commit(one)
 	a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})
@@ -230,13 +231,14 @@ func TestCatchUpAwaitsItsCopy(t *testing.T) {
 	a.push(Push{Copies: 1, Updates: []cluster.RefUpdate{set("refs/heads/main", one, two)}})
 	served := a.served()
 	var told []string
+	proceed := sync.OnceFunc(func() { close(goes) })
 	at, err := b.Resolve(t.Context(), w.repo.Name, cluster.Current)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Sync(t.Context(), at, func(line string) {
 		told = append(told, line)
-		close(goes)
+		proceed()
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +260,7 @@ func TestCatchUpAwaitsItsCopy(t *testing.T) {
 func TestCatchUpLeavesACopyThatDoesNotCome(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	a := w.nodes["a"]
-	b := w.start("b2", t.TempDir(), Options{Silence: 300 * time.Millisecond})
+	b := w.start("b2", t.TempDir(), Options{HedgeAfter: 300 * time.Millisecond})
 	w.nodes["b2"] = b
 	one := w.commit()
 	a.push(Push{Copies: 1, Updates: []cluster.RefUpdate{set("refs/heads/main", "", one)}})

@@ -89,6 +89,10 @@ type Options struct {
 	// means twenty seconds. Before its first byte it has three times as long, and
 	// longer when that was too short.
 	Silence time.Duration
+	// HedgeAfter is how long such a peer may take before its first byte until the next is
+	// asked beside it, and how long a copy that is on its way is waited for; 0 means three
+	// seconds. It is no longer than Silence.
+	HedgeAfter time.Duration
 	// Keep is how many entries of a repository the journal keeps; 0 means ten
 	// thousand.
 	Keep int
@@ -139,6 +143,9 @@ func New(o Options) *Engine {
 	}
 	if o.Silence == 0 {
 		o.Silence = 20 * time.Second
+	}
+	if o.HedgeAfter == 0 {
+		o.HedgeAfter = hedgeAfter
 	}
 	if o.Keep == 0 {
 		o.Keep = 10_000
