@@ -93,6 +93,9 @@ type Options struct {
 	// asked beside it, and how long a copy that is on its way is waited for; 0 means three
 	// seconds. It is no longer than Silence.
 	HedgeAfter time.Duration
+	// RefsPatience is how long a peer that resynchronizes waits for this node's refs; 0
+	// means ten seconds.
+	RefsPatience time.Duration
 	// Keep is how many entries of a repository the journal keeps; 0 means ten
 	// thousand.
 	Keep int
@@ -146,6 +149,9 @@ func New(o Options) *Engine {
 	}
 	if o.HedgeAfter == 0 {
 		o.HedgeAfter = hedgeAfter
+	}
+	if o.RefsPatience == 0 {
+		o.RefsPatience = 10 * time.Second
 	}
 	if o.Keep == 0 {
 		o.Keep = 10_000
