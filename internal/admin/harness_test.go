@@ -139,7 +139,7 @@ func newWorld(t *testing.T) *world {
 	}
 	e := engine.New(engine.Options{Device: "node1", Incarnation: "1", Journal: j, Store: store, Peers: alone{}, Log: log})
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		e.Close(ctx)
 	})

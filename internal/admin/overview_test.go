@@ -68,7 +68,7 @@ func TestOverviewTellsWhatOneMayKnow(t *testing.T) {
 // TestOverviewIsShared asks twenty times at once, and again when the answer is old.
 func TestOverviewIsShared(t *testing.T) {
 	w := newWorld(t)
-	times := make(chan time.Time, 20)
+	times, start := make(chan time.Time, 20), time.Now()
 	for range 20 {
 		go func() {
 			o, err := w.Overview(t.Context(), root, "", 1)
@@ -78,11 +78,16 @@ func TestOverviewIsShared(t *testing.T) {
 			times <- o.Time
 		}()
 	}
-	first := <-times
-	for range 19 {
-		if at := <-times; at != first {
-			t.Errorf("one asker has an answer of %v, another of %v", at, first)
+	answers := map[time.Time]bool{}
+	var first time.Time // the newest
+	for range 20 {
+		at := <-times
+		if answers[at] = true; at.After(first) {
+			first = at
 		}
+	}
+	if took := time.Since(start); len(answers) > 1+int(took/time.Second) {
+		t.Errorf("twenty askers have %d answers within %v", len(answers), took)
 	}
 	w.surveys.mu.Lock()
 	w.surveys.last.at = w.surveys.last.at.Add(-time.Hour)

@@ -252,7 +252,7 @@ func TestLastModified(t *testing.T) {
 				t.Errorf("cut short: %v, %v, %v", got, complete, err)
 			}
 		}
-		w.browser.maxWalk = maxWalk
+		w.browser.maxWalk = time.Minute
 		if _, complete, err := w.LastModified(t.Context(), tip, "d", nil); err != nil || !complete {
 			t.Errorf("remembered: %v, %v", complete, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gitcluster/internal/cluster"
 	"gitcluster/internal/gitexec"
@@ -28,6 +29,7 @@ func newWorld(t testing.TB, format cluster.ObjectFormat) *world {
 	w := &world{t: t, home: t.TempDir()}
 	dir := filepath.Join(t.TempDir(), "x.git")
 	w.Repo = New(&gitexec.Runner{}).Open(dir, format)
+	w.browser.maxWalk, w.browser.maxTime = time.Minute, time.Minute // a slow machine's answers are to be complete, too
 	w.git("", "init", "-q", "--bare", "--object-format="+string(format), "--initial-branch=main", dir)
 	return w
 }

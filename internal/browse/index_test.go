@@ -184,7 +184,7 @@ func TestNoRepository(t *testing.T) {
 			t.Errorf("question %d: %v", i+1, err)
 		}
 	}
-	if took := time.Since(start); took > maxTime/2 {
+	if took := time.Since(start); took > w.browser.maxTime/2 {
 		t.Errorf("it took %s", took)
 	}
 }

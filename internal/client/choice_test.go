@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,9 +22,9 @@ import (
 	"gitcluster/internal/sshclient/sshtest"
 )
 
-// late puts a server behind an address whose connections reach it only after a
-// while.
-func late(t *testing.T, target string, by time.Duration) (addr string) {
+// late puts a server behind an address whose connections reach it only when open is
+// closed.
+func late(t *testing.T, target string, open <-chan struct{}) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -36,7 +37,13 @@ func late(t *testing.T, target string, by time.Duration) (addr string) {
 			if err != nil {
 				return
 			}
-			time.AfterFunc(by, func() {
+			go func() {
+				select {
+				case <-open:
+				case <-t.Context().Done():
+					c.Close()
+					return
+				}
 				s, err := net.Dial("tcp", target)
 				if err != nil {
 					c.Close()
@@ -45,7 +52,7 @@ func late(t *testing.T, target string, by time.Duration) (addr string) {
 				go func() { s.(*net.TCPConn).ReadFrom(c); s.Close() }()
 				c.(*net.TCPConn).ReadFrom(s)
 				c.Close()
-			})
+			}()
 		}
 	}()
 	return l.Addr().String()
@@ -54,17 +61,16 @@ func late(t *testing.T, target string, by time.Duration) (addr string) {
 // While the first replica is slow, the second is asked; one of them is logged in
 // to, whichever that is.
 func TestRace(t *testing.T) {
-	stranger := sshtest.NewKey(t)
 	for name, c := range map[string]struct {
-		by      time.Duration // by how much the first is late
-		accepts bool          // the second takes the key
-		first   int           // connections that were logged in
+		late    bool // the first answers only if the second refuses the key, and then
+		accepts bool // the second takes the key
+		first   int  // connections that were logged in
 		second  int
 		says    string
 	}{
-		"in time":                 {0, true, 1, 0, `^$`},
-		"too late":                {20 * time.Second, true, 0, 1, `^git-remote-cluster: n1 .* no answer for \d+ms; using n2\n$`},
-		"late, but the other one": {keyFloor + 300*time.Millisecond, false, 1, 0, `^git-remote-cluster: n2 .*permission denied.*; using n1\n$`},
+		"in time":                 {false, true, 1, 0, `^$`},
+		"too late":                {true, true, 0, 1, `^git-remote-cluster: n1 .* no answer for [\d.]+m?s; using n2\n$`},
+		"late, but the other one": {true, false, 1, 0, `^git-remote-cluster: n2 .*permission denied.*; using n1\n$`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -72,9 +78,16 @@ func TestRace(t *testing.T) {
 			o := g.opts
 			o.Handler = good
 			first := sshtest.Start(t, o)
-			g.at("n1", late(t, first.Addr, c.by), first.HostKey())
+			open := make(chan struct{})
+			g.at("n1", late(t, first.Addr, open), first.HostKey())
+			if c.late {
+				g.limits.Alone = 0 // as outside of tests
+			} else {
+				close(open)
+			}
 			if !c.accepts {
-				o.Accept = stranger
+				proceed := sync.OnceFunc(func() { close(open) })
+				o.Authorize = func(string, ssh.PublicKey) bool { proceed(); return false }
 			}
 			second := sshtest.Start(t, o)
 			g.at("n2", second.Addr, second.HostKey())
@@ -94,12 +107,14 @@ func TestRace(t *testing.T) {
 // A slowAgent is a key that has to be touched.
 type slowAgent struct {
 	agent.Agent
-	asked atomic.Int32
+	asked  atomic.Int32
+	asking func() // called once it is asked
 }
 
 func (a *slowAgent) Sign(key ssh.PublicKey, data []byte) (*ssh.Signature, error) {
 	a.asked.Add(1)
-	time.Sleep(300 * time.Millisecond) // a person
+	a.asking()
+	time.Sleep(2 * time.Second) // a person
 	return a.Agent.Sign(key, data)
 }
 
@@ -109,7 +124,8 @@ func TestOneLoginAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := &slowAgent{Agent: agent.NewKeyring()}
+	open := make(chan struct{})
+	keys := &slowAgent{Agent: agent.NewKeyring(), asking: sync.OnceFunc(func() { close(open) })}
 	if err := keys.Add(agent.AddedKey{PrivateKey: private}); err != nil {
 		t.Fatal(err)
 	}
@@ -136,13 +152,14 @@ func TestOneLoginAtATime(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 
 	g := remembering(t)
+	g.limits.Alone = 0 // as outside of tests
 	g.env = map[string]string{"SSH_AUTH_SOCK": socket, "HOME": os.Getenv("HOME")}
 	g.conf.Clusters["demo"].Identity = ""
 	g.opts.Accept = signer
 	o := g.opts
 	o.Handler = good
 	first := sshtest.Start(t, o)
-	g.at("n1", late(t, first.Addr, keyFloor+50*time.Millisecond), first.HostKey())
+	g.at("n1", late(t, first.Addr, open), first.HostKey())
 	second := g.node("n2", good)
 	out, stderr, err := g.connect(remotehelper.UploadPack)
 	if out != "\nhello0000" || stderr != "" || err != nil || keys.asked.Load() != 1 || first.Connections() != 0 || second.Connections() != 1 {
@@ -162,30 +179,40 @@ func remembering(t *testing.T) *git {
 func TestLongUpdate(t *testing.T) {
 	behind := `{"cluster":"c","node":"n","error":"replica is behind","retry":true}`
 	for name, c := range map[string]struct {
-		near   func(ctx context.Context, s *sshtest.Session, asked <-chan string) int // cluster-sync on the first
-		second string                                                                 // its answer to "are you current?"
+		near   func(ctx context.Context, s *sshtest.Session, asked chan string) int // cluster-sync on the first
+		second string                                                               // its answer to "are you current?"
 		says   string
 		served int // which of them
 	}{
-		"the other is current": {func(ctx context.Context, s *sshtest.Session, _ <-chan string) int {
-			fmt.Fprintln(s.Stderr, "# Synchronizing…")
-			<-ctx.Done()
-			return sshtest.NoStatus
+		"the other is current": {func(ctx context.Context, s *sshtest.Session, said chan string) int {
+			tick := time.NewTicker(100 * time.Millisecond)
+			defer tick.Stop()
+			for i := 0; ; i++ {
+				fmt.Fprintln(s.Stderr, "# Synchronizing…") // again and again, as a node does
+				if i == 3 {
+					said <- ""
+				}
+				select {
+				case <-tick.C:
+				case <-ctx.Done():
+					return sshtest.NoStatus
+				}
+			}
 		}, `{"cluster":"c","node":"n","version":7}`, "# Synchronizing…\ngit-remote-cluster: n1 (ADDR): not up to date within 100ms; using n2\n", 2},
-		"the other is behind, too": {func(ctx context.Context, s *sshtest.Session, asked <-chan string) int {
+		"the other is behind, too": {func(ctx context.Context, s *sshtest.Session, asked chan string) int {
 			<-asked
 			return synced(s)
 		}, behind, "", 1},
-		"the other does not know": {func(ctx context.Context, s *sshtest.Session, asked <-chan string) int {
+		"the other does not know": {func(ctx context.Context, s *sshtest.Session, asked chan string) int {
 			<-asked
 			return synced(s)
 		}, `{"cluster":"c","node":"n","error":"usage: cluster-sync","retry":false}`, "", 1},
-		"the near one fails, the other is current": {func(ctx context.Context, s *sshtest.Session, asked <-chan string) int {
+		"the near one fails, the other is current": {func(ctx context.Context, s *sshtest.Session, asked chan string) int {
 			<-asked
 			fmt.Fprintln(s.Stdout, `{"cluster":"c","node":"n","error":"no replica has it","retry":true}`)
 			return 1
 		}, `{"cluster":"c","node":"n","version":7}`, "", 2},
-		"the near one fails, the other is behind": {func(ctx context.Context, s *sshtest.Session, asked <-chan string) int {
+		"the near one fails, the other is behind": {func(ctx context.Context, s *sshtest.Session, asked chan string) int {
 			<-asked
 			fmt.Fprintln(s.Stdout, `{"cluster":"c","node":"n","error":"no replica has it","retry":true}`)
 			return 1
@@ -223,6 +250,9 @@ func TestLongUpdate(t *testing.T) {
 				second := g.node("n2", func(ctx context.Context, s *sshtest.Session) int {
 					switch {
 					case strings.Contains(s.Command, " --current "):
+						if strings.HasPrefix(c.says, "# ") {
+							<-asked // the first has said what it does
+						}
 						fmt.Fprintln(s.Stdout, c.second)
 						asked <- s.Command
 						return 0
@@ -265,7 +295,8 @@ func TestFailureIsRemembered(t *testing.T) {
 func TestQuietFailover(t *testing.T) {
 	g := remembering(t)
 	g.quiet = true
-	g.at("n1", late(t, "127.0.0.1:1", 20*time.Second), "")
+	g.limits.Alone = 0 // as outside of tests
+	g.at("n1", late(t, "127.0.0.1:1", nil), "")
 	g.node("n2", good)
 	if out, stderr, err := g.connect(remotehelper.UploadPack); out != "\nhello0000" || err != nil || stderr != "" {
 		t.Errorf("stdout %q, stderr %q, %v", out, stderr, err)
@@ -276,8 +307,9 @@ func TestQuietFailover(t *testing.T) {
 // are left, those that were reached have another turn; one that cannot be reached has
 // not.
 func TestAllAreBusy(t *testing.T) {
+	t.Parallel()
 	g := remembering(t)
-	g.limits.Sync = 100 * time.Millisecond
+	g.limits.Sync = 2 * time.Second // in which it has to answer when it is not busy
 	var asked atomic.Int32
 	busy := func(ctx context.Context, s *sshtest.Session) int {
 		if isSync(s) && asked.Add(1) <= 2 || !isSync(s) && asked.Load() <= 2 {
@@ -288,7 +320,9 @@ func TestAllAreBusy(t *testing.T) {
 	}
 	g.node("n1", busy)
 	g.node("n2", busy)
-	g.at("n3", late(t, "127.0.0.1:1", time.Millisecond), "")
+	at := make(chan struct{})
+	close(at)
+	g.at("n3", late(t, "127.0.0.1:1", at), "") // ends every connection
 	out, stderr, err := g.connect(remotehelper.ReceivePack)
 	if out != "\nhello0000" || err != nil || strings.Count(stderr, "no replica has answered in time; waiting longer\n") != 1 || strings.Count(stderr, "n3 (") != 1 {
 		t.Errorf("stdout %q, stderr %q, %v", out, stderr, err)

@@ -56,6 +56,7 @@ type Limits struct {
 	Sync      time.Duration // 5 s between two signs of life while it synchronizes; 15 s for the last
 	SyncWait  time.Duration // 3 s for the update of one before others are asked; it goes before the configuration
 	Answer    time.Duration // 20 s between two signs of life until the service answers; 60 s for the last
+	Alone     time.Duration // 50 ms to connect, then 500 ms for the key exchange, until the next replica is tried beside the first
 }
 
 // Program is how the helper names itself on standard error.

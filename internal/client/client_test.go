@@ -36,7 +36,8 @@ type git struct {
 
 func newGit(t *testing.T) *git {
 	dir := t.TempDir()
-	g := &git{t: t}
+	// A machine that is slow now and then changes nothing about who is asked, and when.
+	g := &git{t: t, limits: Limits{Handshake: time.Minute, SyncWait: time.Minute, Answer: time.Minute, Alone: time.Minute}}
 	path, key := sshtest.NewKeyFile(t, dir, "key", "")
 	g.opts.Accept = key
 	g.conf.Clusters = map[string]*config.Cluster{"demo": {Identity: path}}
@@ -70,7 +71,7 @@ func (g *git) connect(service remotehelper.Service) (stdout, stderr string, err 
 		verbosity = 0
 	}
 	go fmt.Fprintf(say, "capabilities\noption verbosity %d\nconnect %s\n", verbosity, service)
-	ctx, cancel := context.WithTimeout(g.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(g.t.Context(), time.Minute)
 	defer cancel()
 	var out, errOut bytes.Buffer
 	err = Run(ctx, Params{
@@ -105,34 +106,37 @@ func TestSilentReplicasAreLeft(t *testing.T) {
 		<-ctx.Done()
 		return sshtest.NoStatus
 	}
+	const limit = 4 * time.Second // in which the other one has to answer
 	for name, c := range map[string]struct {
-		first  func(g *git)
-		limits Limits
-		says   string
+		first func(g *git)
+		says  string
 	}{
 		"black hole": {func(g *git) {
+			g.limits.Handshake = limit
 			held, err := net.Listen("tcp", "127.0.0.1:0") // accepts in the kernel, never answers
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { held.Close() })
 			g.at("n1", held.Addr().String(), "")
-		}, Limits{Handshake: 300 * time.Millisecond}, "no answer to the SSH handshake within 300ms; trying n2"},
+		}, "no answer to the SSH handshake within 4s; trying n2"},
 		"silent sync": {func(g *git) {
+			g.limits.Sync = limit
 			g.node("n1", func(ctx context.Context, s *sshtest.Session) int { return wait(ctx) })
-		}, Limits{Sync: 300 * time.Millisecond}, "cluster-sync: no answer to cluster-sync for 300ms; trying n2"},
+		}, "cluster-sync: no answer to cluster-sync for 4s; trying n2"},
 		"silent service": {func(g *git) {
+			g.limits.Sync, g.limits.Answer = time.Minute, limit
 			g.node("n1", func(ctx context.Context, s *sshtest.Session) int {
 				if isSync(s) {
 					return synced(s)
 				}
 				return wait(ctx)
 			})
-		}, Limits{Answer: 300 * time.Millisecond}, "no answer from git-upload-pack within 300ms; trying n2"},
+		}, "no answer from git-upload-pack within 4s; trying n2"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := newGit(t)
-			g.limits = c.limits
 			c.first(g)
 			g.node("n2", good)
 			out, stderr, err := g.connect(remotehelper.UploadPack)
@@ -145,13 +149,14 @@ func TestSilentReplicasAreLeft(t *testing.T) {
 
 // A replica may take as long as it likes if it shows that it lives.
 func TestSignsOfLife(t *testing.T) {
+	t.Parallel()
 	g := newGit(t)
-	g.limits = Limits{Sync: time.Second}
+	g.limits.Sync = 4 * time.Second // less than it takes
 	g.node("n1", func(ctx context.Context, s *sshtest.Session) int {
 		if !isSync(s) {
 			return good(ctx, s)
 		}
-		tick := time.NewTicker(100 * time.Millisecond)
+		tick := time.NewTicker(300 * time.Millisecond)
 		defer tick.Stop()
 		for range 15 {
 			fmt.Fprintln(s.Stderr, "# still at it")

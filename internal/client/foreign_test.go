@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,15 +13,9 @@ import (
 	"gitcluster/internal/sshclient/sshtest"
 )
 
-// foreign is a server that knows no cluster-sync, and takes its time for each
-// command.
-func foreign(by time.Duration, says string, status int) sshtest.Handler {
-	return func(ctx context.Context, s *sshtest.Session) int {
-		select {
-		case <-time.After(by):
-		case <-ctx.Done():
-			return sshtest.NoStatus
-		}
+// foreign is a server that knows no cluster-sync.
+func foreign(says string, status int) sshtest.Handler {
+	return func(_ context.Context, s *sshtest.Session) int {
 		if isSync(s) {
 			fmt.Fprintln(s.Stderr, "sh: cluster-sync: not found")
 			return 127
@@ -35,8 +30,22 @@ func foreign(by time.Duration, says string, status int) sshtest.Handler {
 func TestForeignServers(t *testing.T) {
 	g := remembering(t)
 	g.limits.SyncWait = 50 * time.Millisecond // so the second is asked, too
-	first := g.node("n1", foreign(300*time.Millisecond, "hello0000", 0))
-	second := g.node("n2", foreign(100*time.Millisecond, "hello0000", 0))
+	started, left := make(chan struct{}), make(chan struct{})
+	starts, leaves := sync.OnceFunc(func() { close(started) }), sync.OnceFunc(func() { close(left) })
+	first := g.node("n1", func(ctx context.Context, s *sshtest.Session) int {
+		<-left // it is slow until the second was asked, and left because it knows no cluster-sync
+		return foreign("hello0000", 0)(ctx, s)
+	})
+	second := g.node("n2", func(ctx context.Context, s *sshtest.Session) int {
+		if !isSync(s) { // it is asked for together with that
+			starts()
+			<-ctx.Done()
+			leaves()
+			return sshtest.NoStatus
+		}
+		<-started
+		return foreign("", 1)(ctx, s)
+	})
 	for i := range 2 {
 		g.cache = again(g.cache)
 		if out, stderr, err := g.connect(remotehelper.UploadPack); out != "\nhello0000" || err != nil || stderr != "" {
@@ -54,7 +63,7 @@ func TestForeignServers(t *testing.T) {
 // turn when the near one has failed.
 func TestSecondTurn(t *testing.T) {
 	g := remembering(t)
-	g.limits.SyncWait, g.limits.Sync = 50*time.Millisecond, 400*time.Millisecond
+	g.limits.SyncWait, g.limits.Sync = 50*time.Millisecond, 10*time.Second
 	asked := make(chan bool, 10)
 	g.node("n1", func(ctx context.Context, s *sshtest.Session) int {
 		if isSync(s) {
@@ -81,8 +90,8 @@ func TestSecondTurn(t *testing.T) {
 // A name that a server does not know is no reason to avoid it.
 func TestUnknownRepository(t *testing.T) {
 	g := remembering(t)
-	first := g.node("n1", foreign(0, "", 128))
-	g.node("n2", foreign(0, "", 128))
+	first := g.node("n1", foreign("", 128))
+	g.node("n2", foreign("", 128))
 	_, _, err := g.connect(remotehelper.UploadPack)
 	if err == nil || !strings.Contains(err.Error(), "git-upload-pack ended before it answered: exit status 128") {
 		t.Error(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +40,8 @@ func TestMeter(t *testing.T) {
 	fmt.Fprint(c, "# A\n# A\n# A\n# B\n")
 	log.raw().Write([]byte("server\n"))
 	c.end()
-	if got := out.String(); got != "# A\n\r# A 3 s\r# A 3 s\r       \r# B\nserver\n" {
+	got := regexp.MustCompile("[3-9] s").ReplaceAllString(out.String(), "3 s") // it may take a moment
+	if got != "# A\n\r# A 3 s\r# A 3 s\r       \r# B\nserver\n" {
 		t.Errorf("%q", got)
 	}
 }

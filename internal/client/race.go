@@ -130,7 +130,7 @@ func (s *search) start(ctx context.Context, r *race) {
 	run := &runner{candidate: candidate, cancel: cancel, started: time.Now()}
 	run.due = run.started.Add(laterRunner)
 	if first {
-		run.due = run.started.Add(max(connectFloor, candidate.Answers))
+		run.due = run.started.Add(max(orDefault(s.Limits.Alone, connectFloor), candidate.Answers))
 	} else {
 		run.place = r.running[len(r.running)-1].place + 1
 	}
@@ -143,7 +143,7 @@ func (s *search) start(ctx context.Context, r *race) {
 			run.connected.Store(true)
 			s.trace.say("%v: connected in %s", candidate, milliseconds(took))
 			if first {
-				run.setDue(time.Now().Add(max(keyFloor, 8*took)))
+				run.setDue(time.Now().Add(max(orDefault(s.Limits.Alone, keyFloor), 8*took)))
 				r.noted <- struct{}{}
 			}
 		},

@@ -44,7 +44,7 @@ func TestLife(t *testing.T) {
 	if err := n.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Stop(20 * time.Second); err != nil {
+	if err := n.Stop(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.Start(); err != nil {

@@ -29,7 +29,7 @@ func TestWorking(t *testing.T) {
 		_, err := b.Sync(t.Context(), at, nil)
 		synced <- err
 	}()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for len(b.Working()) == 0 {
 		if time.Now().After(deadline) {
 			t.Fatal("the catch-up is not told of")

@@ -89,6 +89,13 @@ type Options struct {
 	// means twenty seconds. Before its first byte it has three times as long, and
 	// longer when that was too short.
 	Silence time.Duration
+	// HedgeAfter is how long such a peer may take before its first byte until the next is
+	// asked beside it, and how long a copy that is on its way is waited for; 0 means three
+	// seconds. It is no longer than Silence.
+	HedgeAfter time.Duration
+	// RefsPatience is how long a peer that resynchronizes waits for this node's refs; 0
+	// means ten seconds.
+	RefsPatience time.Duration
 	// Keep is how many entries of a repository the journal keeps; 0 means ten
 	// thousand.
 	Keep int
@@ -139,6 +146,12 @@ func New(o Options) *Engine {
 	}
 	if o.Silence == 0 {
 		o.Silence = 20 * time.Second
+	}
+	if o.HedgeAfter == 0 {
+		o.HedgeAfter = hedgeAfter
+	}
+	if o.RefsPatience == 0 {
+		o.RefsPatience = 10 * time.Second
 	}
 	if o.Keep == 0 {
 		o.Keep = 10_000

@@ -96,7 +96,7 @@ func TestStopsWhileAnotherCommits(t *testing.T) {
 	go func() { a.Close(ctx); close(closed) }()
 	select {
 	case <-closed:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the node waits for another's answer")
 	}
 	if err := <-ended; !errors.Is(err, ErrUnclear) {

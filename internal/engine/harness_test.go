@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,6 +128,8 @@ func (w *world) start(name cluster.DeviceName, dir string, o Options) *node {
 		w.t.Fatal(err)
 	}
 	n := &node{w: w, dir: dir}
+	// A machine that is slow for seconds is to fail nothing.
+	o.Bound, o.CopyBound = cmp.Or(o.Bound, time.Minute), cmp.Or(o.CopyBound, time.Minute)
 	o.Device, o.Store, o.Peers = name, store, peersOf{n}
 	o.Log = slog.New(slog.NewTextHandler(w.t.Output(), nil)).With("node", name)
 	if o.Journal == nil {

@@ -333,16 +333,13 @@ func difference(from, to *repository.RefTable) (updates []cluster.RefUpdate) {
 	return updates
 }
 
-// refsPatience is how long a node that resynchronizes waits for a peer's refs.
-const refsPatience = 10 * time.Second
-
 // WriteRefs gives another node the refs of this replica and the position they
 // are at.
 func (e *Engine) WriteRefs(ctx context.Context, id cluster.RepoID, write func(at cluster.Position, head cluster.RefName, refs []cluster.RefUpdate) error) error {
 	r := e.replica(id)
 	// Two nodes that resynchronize at once may each hold their own lock and wait
 	// for the other's refs.
-	wait, cancel := context.WithTimeout(ctx, refsPatience)
+	wait, cancel := context.WithTimeout(ctx, e.RefsPatience)
 	defer cancel()
 	if err := r.lock(wait); err != nil {
 		return err

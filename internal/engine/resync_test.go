@@ -224,6 +224,9 @@ func TestTrimmedJournal(t *testing.T) {
 // Two nodes that are older than the journal do not wait for each other's refs.
 func TestTwoOlderThanTheJournal(t *testing.T) {
 	w := newWorld(t, "a", "b", "c")
+	for _, name := range w.names {
+		w.another(name, Options{RefsPatience: time.Minute}) // who waits for the other does so long
+	}
 	c := w.nodes["c"]
 	tips := c.history(6)
 	if err := c.Journal.Trim(t.Context(), w.repo.ID, 5); err != nil {
@@ -231,7 +234,7 @@ func TestTwoOlderThanTheJournal(t *testing.T) {
 	}
 	start := time.Now()
 	w.same(map[string]string{"refs/heads/main": string(tips[5])})
-	if took := time.Since(start); took > refsPatience/2 {
+	if took := time.Since(start); took > c.RefsPatience/2 {
 		t.Errorf("that took %v", took)
 	}
 }
@@ -443,7 +446,6 @@ func TestOlderThanItReported(t *testing.T) {
 		}
 		w.removePackOf(dir, tips[0])
 	})
-	a.CopyBound = time.Second
 	one := w.commit(tips[3])
 	if got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", tips[3], one)}})); got["refs/heads/main"] != "" {
 		t.Fatal(got)
@@ -473,7 +475,6 @@ func TestDoubtedReplicaTakesNoCopy(t *testing.T) {
 	}
 	a.setDown(false)
 	one := w.commit(tips[1])
-	a.CopyBound = time.Second
 	if got := refused(a.push(Push{Copies: 2, Updates: []cluster.RefUpdate{set("refs/heads/main", tips[1], one)}})); got["refs/heads/main"] != "" {
 		t.Fatal(got)
 	}

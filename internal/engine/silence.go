@@ -91,8 +91,8 @@ func (q *question) end() {
 	}
 }
 
-// hedgeAfter is how long a peer may take before its first byte until the next is asked
-// beside it. That a machine has vanished without a word would show much later.
+// hedgeAfter is what HedgeAfter is by default: that a machine has vanished without a word
+// would show much later.
 const hedgeAfter = 3 * time.Second
 
 // errOutpaced: another peer began to answer first.
@@ -165,7 +165,7 @@ func (e *Engine) fetch(ctx context.Context, r *replica, repo *repository.Reposit
 	return answering, failures, false
 }
 
-func (e *Engine) hedge() time.Duration { return min(hedgeAfter, e.Silence) }
+func (e *Engine) hedge() time.Duration { return min(e.HedgeAfter, e.Silence) }
 
 // A listener reads from a peer, and gives up when that is silent for too long. Only
 // the time that is spent waiting for it counts.

@@ -41,7 +41,7 @@ func TestSilentPeer(t *testing.T) {
 	for name, send := range map[string]string{"nothing": "", "a beginning": "PACK\x00\x00\x00\x02\x00\x00\x00\x03"} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "a", "c", "b")
-			a := w.another("a", Options{Silence: 30 * time.Millisecond})
+			a := w.another("a", Options{Silence: 3 * time.Second, HedgeAfter: 30 * time.Millisecond})
 			base := w.commit()
 			a.accept(set("refs/heads/main", "", base))
 			w.nodes["b"].sync()
@@ -70,22 +70,22 @@ func TestSilentPeer(t *testing.T) {
 // may have to look through a large repository.
 func TestSlowPeerIsGivenTime(t *testing.T) {
 	w := newWorld(t, "a", "c")
-	a := w.another("a", Options{Silence: 10 * time.Millisecond})
+	a := w.another("a", Options{Silence: 100 * time.Millisecond})
 	base := w.commit()
 	a.accept(set("refs/heads/main", "", base))
 	w.nodes["c"].sync()
-	late := &slowly{peersOf: peersOf{a}, by: 100 * time.Millisecond}
+	late := &slowly{peersOf: peersOf{a}, by: time.Second} // three times the first limit
 	a.Peers = late
 	next := w.commit(base)
 	w.nodes["c"].accept(set("refs/heads/main", base, next))
 	tries := 0
-	for {
+	for end := time.Now().Add(time.Minute); ; { // a slow machine may need more of them
 		tries++
 		_, err := a.read(t.Context())
 		if err == nil {
 			break
 		}
-		if !strings.Contains(err.Error(), errSilent.Error()) || tries == 10 {
+		if !strings.Contains(err.Error(), errSilent.Error()) || time.Now().After(end) {
 			t.Fatalf("try %d: %v", tries, err)
 		}
 	}
@@ -118,8 +118,8 @@ func (s *slowly) Pack(ctx context.Context, from cluster.DeviceName, id cluster.R
 // objects, and the next time it is asked after the others.
 func TestVanishedPeer(t *testing.T) {
 	w := newWorld(t, "a", "c", "b")
-	const silence = time.Second
-	a := w.another("a", Options{Silence: silence})
+	const silence = 10 * time.Second
+	a := w.another("a", Options{Silence: silence, HedgeAfter: time.Second})
 	base := w.commit()
 	a.accept(set("refs/heads/main", "", base))
 	w.nodes["b"].sync()

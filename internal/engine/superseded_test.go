@@ -57,7 +57,7 @@ func TestHeadOfAJournalThatWasPutBack(t *testing.T) {
 // mustServe reads at a head that was told of before, in bounded time.
 func (n *node) mustServe(at Resolved, main string) {
 	n.w.t.Helper()
-	ctx, cancel := context.WithTimeout(n.w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(n.w.t.Context(), time.Minute)
 	defer cancel()
 	v, err := n.Sync(ctx, at, nil)
 	if err != nil {

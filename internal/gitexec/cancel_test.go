@@ -67,7 +67,7 @@ func TestTheWholeGroupEndsWithItsContext(t *testing.T) {
 // One that listens may clean up first.
 func TestTermComesBeforeKill(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	var r Runner
+	r := Runner{grace: time.Minute}
 	out, said := io.Pipe()
 	p, err := r.Start(ctx, sh(`trap 'echo cleaned; exit 0' TERM; echo ready; while :; do sleep 0.05; done`), IO{Stdout: said})
 	if err != nil {

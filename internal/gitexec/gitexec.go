@@ -10,6 +10,7 @@ package gitexec
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,8 @@ type Runner struct {
 	// Lock is the locked file of the data directory. Every writing process
 	// inherits it, so that the next life of the node can wait for all of them.
 	Lock *os.File
+
+	grace time.Duration // in place of the constant; 0: that
 }
 
 // An IO names the streams of a process. A nil stream is the null device.
@@ -85,7 +88,7 @@ func (r *Runner) Start(ctx context.Context, c gitcmd.Command, s IO) (*Process, e
 	p.cmd.Cancel = func() error {
 		// Git removes its locks and quarantines on SIGTERM; one that does not
 		// listen is killed.
-		p.kill = time.AfterFunc(grace, func() { p.end(p.cmd.Process, true) })
+		p.kill = time.AfterFunc(cmp.Or(r.grace, grace), func() { p.end(p.cmd.Process, true) })
 		return p.end(p.cmd.Process, false)
 	}
 	// No WaitDelay: it would also run when the process has ended by itself and a

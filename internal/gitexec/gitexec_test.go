@@ -34,8 +34,8 @@ func within[T any](t *testing.T, what string, do func() T) T {
 	select {
 	case v := <-done:
 		return v
-	case <-time.After(20 * time.Second):
-		t.Fatalf("%s: still not done after 20 s", what)
+	case <-time.After(time.Minute):
+		t.Fatalf("%s: still not done after a minute", what)
 		panic("unreachable")
 	}
 }
@@ -54,7 +54,7 @@ func state(pid int) string {
 // adopted it, so a zombie counts as gone unless it is our child.
 func waitGone(t *testing.T, what string, pid int, ours bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		s := state(pid)
 		if s == "" || s == "Z" && !ours {
@@ -62,7 +62,7 @@ func waitGone(t *testing.T, what string, pid int, ours bool) {
 		}
 		if time.Now().After(deadline) {
 			syscall.Kill(pid, syscall.SIGKILL)
-			t.Fatalf("%s (process %d) is still there after 10 s, in state %q", what, pid, s)
+			t.Fatalf("%s (process %d) is still there after a minute, in state %q", what, pid, s)
 		}
 		<-time.After(5 * time.Millisecond)
 	}

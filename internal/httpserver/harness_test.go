@@ -163,7 +163,7 @@ func start(t *testing.T, change func(*Options)) *front {
 	return f
 }
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 func writeCertificate(t *testing.T, dir string, hosts ...string) {
 	t.Helper()

@@ -190,7 +190,7 @@ func TestForeignCertificateIsRefused(t *testing.T) {
 	if r, err := plain.Get(ctx, "/gc/authority"); err == nil {
 		t.Errorf("without TLS: read %d keys", r.Count)
 	}
-	ctx, cancel = context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel = context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if _, err := embedded.client.Get(ctx, "/gc/authority"); err != nil {
 		t.Errorf("our own: %v", err)

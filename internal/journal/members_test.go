@@ -107,11 +107,11 @@ func (r *ring) join(name string, through *ringNode) *ringNode {
 
 func (r *ring) admit(through *ringNode, name, peer string) string {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
-	defer cancel()
 	// A server that has just started has no leader yet.
 	var initial string
 	waitFor(r.t, func() string {
+		ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+		defer cancel()
 		var err error
 		if initial, err = through.Admit(ctx, name, peer); err != nil {
 			return fmt.Sprintf("admitting %s: %v", name, err)

@@ -1,6 +1,8 @@
 package journal
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -45,7 +47,7 @@ func TestServerDiesBetweenPromotions(t *testing.T) {
 	third.stop()
 	for i, n := range []*ringNode{one, two} {
 		r.seated(n, []string{"one", "two"}[i], 0)
-		n.deadAfter, n.pairFor = 300*time.Millisecond, 300*time.Millisecond
+		n.deadAfter, n.pairFor = 15*time.Second, 300*time.Millisecond // a learner that starts may be silent for seconds
 		r.follow(n)
 	}
 	waitFor(t, func() string {
@@ -87,6 +89,14 @@ func TestDeadLearner(t *testing.T) {
 	}
 	third := r.join("three", one)
 	r.states(one, "one:voter two:learner three:learner")
+	waitFor(t, func() string { // else it is taken for a dead one, too
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if _, err := one.status(ctx, third.addr); err != nil {
+			return fmt.Sprintf("three gives no answer: %v", err)
+		}
+		return ""
+	})
 	judge()
 	r.states(one, "one:voter three:learner")
 	one.seen = judgement{}

@@ -178,10 +178,12 @@ func TestFullJournal(t *testing.T) {
 		if !errors.Is(err, rpctypes.ErrNoSpace) {
 			t.Fatalf("the journal is not full: %v", err)
 		}
-		states, err := one.List(t.Context())
-		if err != nil || len(states) != 1 || !states[0].Full {
-			t.Errorf("the servers are %+v, %v", states, err)
-		}
+		waitFor(t, func() string {
+			if states, err := one.List(t.Context()); err != nil || len(states) != 1 || !states[0].Full {
+				return fmt.Sprintf("the servers are %+v, %v", states, err)
+			}
+			return ""
+		})
 		if err := New(one.client).put(t.Context(), "/gc/test", "x"); err == nil || !strings.Contains(err.Error(), "full") {
 			t.Errorf("a write is refused with %v", err)
 		}
@@ -192,9 +194,12 @@ func TestFullJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.works(one)
-	if states, err := one.List(t.Context()); err != nil || states[0].Full {
-		t.Errorf("the servers are %+v, %v", states, err)
-	}
+	waitFor(t, func() string {
+		if states, err := one.List(t.Context()); err != nil || len(states) != 1 || states[0].Full {
+			return fmt.Sprintf("the servers are %+v, %v", states, err)
+		}
+		return ""
+	})
 	// Full of what is needed; a file that has pages to give back is not full yet.
 	n := 0
 	var err error

@@ -279,7 +279,7 @@ func (l *lockedBuffer) String() string {
 // await waits until state returns "", and fails with what it said last.
 func await(t *testing.T, state func() string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		last := state()
 		if last == "" {

@@ -295,9 +295,11 @@ func TestBound(t *testing.T) {
 		if _, err := w.fetch(t.Context(), tip); err != nil {
 			t.Fatal(err)
 		}
+		w.mu.Lock()
 		if w.reserved > w.Limit {
 			t.Errorf("%d bytes are kept, of at most %d", w.reserved, w.Limit)
 		}
+		w.mu.Unlock()
 	}
 	size, err := packed(w.dir)
 	if err != nil {
@@ -305,8 +307,9 @@ func TestBound(t *testing.T) {
 	}
 	w.mu.Lock()
 	w.Limit = 4*size - 1 // now it is too large
+	kept := len(w.entries)
 	w.mu.Unlock()
-	before, kept := w.runs(), len(w.entries)
+	before := w.runs()
 	for range 2 {
 		pack, err := w.fetch(t.Context(), tips[2], tips[1])
 		if err != nil {

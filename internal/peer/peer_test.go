@@ -48,9 +48,8 @@ func TestWaitingForADial(t *testing.T) {
 	enough := errors.New("enough")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, enough)
 	defer cancel()
-	start := time.Now()
-	if _, err := p.connect(ctx, "b"); !errors.Is(err, enough) || time.Since(start) > 2*time.Second {
-		t.Errorf("after %v: %v", time.Since(start), err)
+	if _, err := p.connect(ctx, "b"); !errors.Is(err, enough) {
+		t.Error(err)
 	}
 	if len(accepted) != 0 {
 		t.Error("each caller makes a connection of its own")
@@ -61,7 +60,7 @@ func TestWaitingForADial(t *testing.T) {
 		if err == nil {
 			t.Error("a silent node was connected to")
 		}
-	case <-time.After(2 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the end of all connections does not end what waits for one")
 	}
 }

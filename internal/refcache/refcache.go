@@ -26,6 +26,7 @@ import (
 	"container/list"
 	"crypto/sha256"
 	"sync"
+	"time"
 
 	"gitcluster/internal/cluster"
 )
@@ -44,6 +45,7 @@ type Options struct {
 // concurrent use.
 type Cache struct {
 	Options
+	patience time.Duration // how long one waits for an answer that somebody else is being given
 
 	mu      sync.Mutex
 	lists   map[listing][]byte
@@ -105,7 +107,7 @@ const (
 // New returns a cache.
 func New(o Options) *Cache {
 	o.Limit = cmp.Or(o.Limit, 32<<20)
-	return &Cache{Options: o, lists: map[listing][]byte{}, asked: map[asked]chan struct{}{}, repos: map[cluster.RepoID]*shown{}, used: list.New()}
+	return &Cache{Options: o, patience: 5 * time.Second, lists: map[listing][]byte{}, asked: map[asked]chan struct{}{}, repos: map[cluster.RepoID]*shown{}, used: list.New()}
 }
 
 // Answers returns how many requests for refs were answered without a process.

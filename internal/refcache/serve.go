@@ -168,9 +168,6 @@ func (c *Cache) tell(ctx context.Context, f *Fetch, request []byte) error {
 	return errors.Join(answer.release(), err)
 }
 
-// patience is how long one waits for an answer that somebody else is being given.
-const patience = 5 * time.Second
-
 // await returns what is kept of a question, or what somebody who is asking it now will
 // have been told. nil: it has to be asked. Who is asking has had their turn, so that who
 // waits does not wait in a line that is not theirs.
@@ -179,7 +176,7 @@ func (c *Cache) await(ctx context.Context, f *Fetch, q question) ([]byte, error)
 	if over == nil {
 		return said, nil
 	}
-	late := time.NewTimer(patience)
+	late := time.NewTimer(c.patience)
 	defer late.Stop()
 	select {
 	case <-over:

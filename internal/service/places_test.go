@@ -16,15 +16,20 @@ import (
 func TestNobodyHasAllPlaces(t *testing.T) {
 	s := New(Options{Device: "a", Engine: engine.New(engine.Options{Device: "a"}), Turns: queue.New(8, 100)})
 	enough := errors.New("no place")
-	enter := func(q Request, push bool) (leave func(), err error) {
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, enough)
+	enter := func(q Request, push bool, within time.Duration) (leave func(), err error) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), within, enough)
 		defer cancel()
 		return s.turn(ctx, q, push)
 	}
-	count := func(q func(i int) Request, push bool) (n int, leave []func()) {
+	// count enters until there is no place. Those that there are to be are waited for.
+	count := func(q func(i int) Request, push bool, want int) (n int, leave []func()) {
 		t.Helper()
 		for i := range 10 {
-			out, err := enter(q(i), push)
+			within := 20 * time.Millisecond
+			if i < want {
+				within = 20 * time.Second
+			}
+			out, err := enter(q(i), push, within)
 			if errors.Is(err, enough) {
 				break
 			}
@@ -37,13 +42,13 @@ func TestNobodyHasAllPlaces(t *testing.T) {
 		return n, leave
 	}
 	user := func(i int) Request { return Request{Identity: cluster.Identity{User: cluster.UserName(rune('a' + i))}} }
-	pushes, leave := count(user, true)
-	reads, _ := count(user, false)
+	pushes, leave := count(user, true, 6)
+	reads, _ := count(user, false, 2)
 	if pushes != 6 || reads != 2 {
 		t.Errorf("%d pushes and then %d reads had a place; want 6 and 2", pushes, reads)
 	}
 	leave[0]()
-	if n, _ := count(user, true); n != 1 {
+	if n, _ := count(user, true, 1); n != 1 {
 		t.Errorf("%d pushes had the place that became free", n)
 	}
 }

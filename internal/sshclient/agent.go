@@ -44,6 +44,7 @@ func (c *agentConn) within(limit time.Duration) (done func()) {
 // Agents remembers what agents hold, so that each of them is asked once by all Dials
 // that it is given to. The zero value is ready.
 type Agents struct {
+	limit    time.Duration // in place of agentTimeout; 0: that
 	mu       sync.Mutex
 	listings map[string]*listing // by socket
 }
@@ -71,7 +72,7 @@ func (a *Agents) list(ctx context.Context, path string) ([]*agent.Key, error) {
 		}
 		l = &listing{done: make(chan struct{})}
 		a.listings[path] = l
-		go l.ask(path)
+		go l.ask(path, orDefault(a.limit, agentTimeout))
 	}
 	a.mu.Unlock()
 	select {
@@ -82,9 +83,9 @@ func (a *Agents) list(ctx context.Context, path string) ([]*agent.Key, error) {
 	}
 }
 
-func (l *listing) ask(path string) {
+func (l *listing) ask(path string, limit time.Duration) {
 	defer close(l.done)
-	ctx, cancel := context.WithTimeout(context.Background(), agentTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	raw, err := dialAgent(ctx, path)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh/agent"
 
@@ -49,7 +50,7 @@ func TestBrokenAgent(t *testing.T) {
 			reached.Add(1)
 		}
 	}()
-	o.HandshakeTimeout, o.Agents = agentTimeout/2, new(Agents)
+	o.HandshakeTimeout, o.Agents = 9*time.Second, &Agents{limit: 10 * time.Second}
 	for range 2 {
 		dial(t, o)
 	}
@@ -73,7 +74,7 @@ func TestAgentIsAskedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := g.options()
-	o.IdentityFiles, o.Agent, o.Agents = []string{}, serveAgent(t, counted), new(Agents)
+	o.IdentityFiles, o.Agent, o.Agents = []string{}, serveAgent(t, counted), &Agents{limit: time.Minute}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := o.Agents.list(ctx, o.Agent); !errors.Is(err, context.Canceled) {

@@ -230,10 +230,10 @@ func TestPatience(t *testing.T) {
 	locked, key := sshtest.NewKeyFile(t, dir, "locked", "secret")
 	g.accept = []string{nameOf(key.PublicKey())}
 	o := g.options()
-	o.IdentityFiles, o.Agent, o.HandshakeTimeout = []string{locked}, AgentNone, time.Second
+	o.IdentityFiles, o.Agent, o.HandshakeTimeout = []string{locked}, AgentNone, 4*time.Second
 	o.Ask = func(ctx context.Context, _ Question) (string, error) {
 		select {
-		case <-time.After(3 * time.Second / 2): // the limit itself is what is tested
+		case <-time.After(5 * time.Second): // the limit itself is what is tested
 		case <-ctx.Done():
 		}
 		return "secret", nil

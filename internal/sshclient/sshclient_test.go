@@ -339,7 +339,7 @@ func TestKeepAliveClosesADeadConnection(t *testing.T) {
 	}})
 	relay := newRelay(t, s.Addr)
 	o := options(s)
-	o.Addr, o.KeepAlive = relay.addr, 20*time.Millisecond
+	o.Addr, o.KeepAlive = relay.addr, 500*time.Millisecond
 	c := dial(t, o)
 	result := make(chan error, 1)
 	go func() {
@@ -353,7 +353,7 @@ func TestKeepAliveClosesADeadConnection(t *testing.T) {
 		if !errors.Is(err, ErrNoStatus) {
 			t.Errorf("Run: %v, want ErrNoStatus", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the command on a dead connection did not end")
 	}
 }
@@ -444,16 +444,22 @@ func TestRoundTrips(t *testing.T) {
 	}()
 	o := options(s)
 	o.Addr = listener.Addr().String()
-	c := dial(t, o)
-	before := c.RoundTrips()
-	if status, err := c.Run(t.Context(), "x", nil, nil, nil, nil); status != 3 || err != nil {
-		t.Fatalf("status %d, %v", status, err)
+	var counts []string
+	for range 5 { // a machine that stands still for a moment counts that, too
+		c := dial(t, o)
+		login := c.RoundTrips()
+		if status, err := c.Run(t.Context(), "x", nil, nil, nil, nil); status != 3 || err != nil {
+			t.Fatalf("status %d, %v", status, err)
+		}
+		// The session, the command and the end of its input, one each. A busy machine may
+		// tear a word in two, or hear two as one.
+		after := c.RoundTrips()
+		if login >= 6 && login <= 10 && after >= login+2 && after <= login+4 {
+			return
+		}
+		counts = append(counts, fmt.Sprintf("%d round trips to log in, %d with a command", login, after))
 	}
-	// The session, the command and the end of its input, one each. A busy machine may
-	// tear a word in two, or hear two as one.
-	if login, after := before, c.RoundTrips(); login < 6 || login > 10 || after < login+2 || after > login+4 {
-		t.Errorf("%d round trips to log in, %d with a command", login, after)
-	}
+	t.Error(strings.Join(counts, "; "))
 }
 
 // A server that dies in the handshake, in whichever way its system then ends the

@@ -285,12 +285,12 @@ func TestSilentStrangerIsDropped(t *testing.T) {
 	// The limit is on the login, not on what comes after it.
 	slow := start(t, func(ctx context.Context, s *session.Session) int {
 		select {
-		case <-time.After(1200 * time.Millisecond):
+		case <-time.After(5500 * time.Millisecond):
 			return 0
 		case <-ctx.Done():
 			return 1
 		}
-	}, func(o *Options) { o.Limits.AuthTime = time.Second })
+	}, func(o *Options) { o.Limits.AuthTime = 5 * time.Second })
 	if _, _, status := run(t, slow.session(t, slow.dial(t, "git", slow.user)), "x", nil); status != 0 {
 		t.Errorf("a command longer than the login limit: status %d", status)
 	}
@@ -313,7 +313,7 @@ func TestDeadClientIsDropped(t *testing.T) {
 		<-ctx.Done()
 		close(ended)
 		return 0
-	}, func(o *Options) { o.Limits.KeepAlive = 100 * time.Millisecond })
+	}, func(o *Options) { o.Limits.KeepAlive = 500 * time.Millisecond })
 	// A client whose bytes stop reaching the server although nothing is closed.
 	raw, err := net.Dial("tcp", f.addr)
 	if err != nil {

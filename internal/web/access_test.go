@@ -209,7 +209,7 @@ func TestLivePage(t *testing.T) {
 	w := newWorld(t)
 	m := w.add("demo/hello", true)
 	m.version = 3
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, w.server.URL+"/-/cluster/events", nil)
 	if err != nil {

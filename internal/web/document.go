@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 	"unicode"
 
 	"github.com/alecthomas/chroma/v2/lexers"
@@ -60,7 +59,7 @@ func (v *visit) document(ctx context.Context, at string, file browse.File) *docu
 		if base == "." {
 			base = ""
 		}
-		html, ok := bounded(ctx, v.slow, 2*time.Second, func(stop <-chan struct{}) template.HTML {
+		html, ok := bounded(ctx, v.slow, v.markdownTime, func(stop <-chan struct{}) template.HTML {
 			return v.markdown(source, base, stop)
 		})
 		if ok && html != "" {

@@ -63,8 +63,11 @@ func newWorld(t testing.TB) *world {
 	for _, name := range []cluster.DeviceName{"node1", "node2", "node3"} {
 		w.nodes = append(w.nodes, admin.NodeStatus{Name: name, SSH: "10.0.0.1:2222", Region: "here", Enabled: true, Up: true, Journal: "voter"})
 	}
-	w.site = New(Options{Cluster: "test", Device: "node1", SSH: "node1.example.com:2222", HTTP: "node1.example.com:8443", Repositories: w,
+	pages := New(Options{Cluster: "test", Device: "node1", SSH: "node1.example.com:2222", HTTP: "node1.example.com:8443", Repositories: w,
 		Browser: browse.New(&gitexec.Runner{}), Login: w, Status: w, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	s := pages.(*site)
+	s.markdownTime, s.colourTime = time.Minute, time.Minute // a slow machine shows the same pages
+	w.site = pages
 	w.server = httptest.NewTLSServer(w.site)
 	t.Cleanup(w.server.Close)
 	return w

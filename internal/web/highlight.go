@@ -64,7 +64,7 @@ func bounded[T any](ctx context.Context, s slots, limit time.Duration, work func
 func (s *site) lines(ctx context.Context, name, text string) []template.HTML {
 	text = strings.ReplaceAll(text, "\r\n", "\n")
 	if lexer := lexerFor(name, text); lexer != nil {
-		coloured, ok := bounded(ctx, s.slow, time.Second, func(stop <-chan struct{}) []template.HTML { return colour(lexer, text, stop) })
+		coloured, ok := bounded(ctx, s.slow, s.colourTime, func(stop <-chan struct{}) []template.HTML { return colour(lexer, text, stop) })
 		if ok && coloured != nil {
 			return coloured
 		}

@@ -110,11 +110,11 @@ func TestBoundedWork(t *testing.T) {
 	if _, ok := bounded(t.Context(), s, 20*time.Millisecond, func(<-chan struct{}) int { return 2 }); ok {
 		t.Error("the place of work that goes on was given away")
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	close(release)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if n, ok := bounded(ctx, s, time.Minute, func(<-chan struct{}) int { return 3 }); !ok || n != 3 {
 		t.Errorf("afterwards: %d, %v", n, ok)

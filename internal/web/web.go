@@ -78,6 +78,8 @@ type site struct {
 	slow      slots // bounds what may not be interrupted: highlighting, Markdown
 	live      audience
 	answers   *queue.Budget // bytes of answers that visitors have not taken yet
+
+	markdownTime, colourTime time.Duration // how long a text may take; then it is shown plain
 }
 
 // Bounds of what is held for visitors. One that takes nothing keeps a page in memory until its
@@ -94,7 +96,8 @@ var errTooLarge = errors.New("the page is too large")
 
 // New returns the handler of all pages.
 func New(o Options) http.Handler {
-	s := &site{Options: o, crossSite: http.NewCrossOriginProtection(), slow: make(slots, 4), answers: queue.NewBudget(mostAnswers, mostAnswersOne)}
+	s := &site{Options: o, crossSite: http.NewCrossOriginProtection(), slow: make(slots, 4), answers: queue.NewBudget(mostAnswers, mostAnswersOne),
+		markdownTime: 2 * time.Second, colourTime: time.Second}
 	s.static = loadStatic()
 	s.templates = loadTemplates(s.static.url)
 	return s

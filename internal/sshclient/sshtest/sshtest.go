@@ -127,13 +127,13 @@ func (s *Server) Connections() int {
 // until none runs.
 func (s *Server) WaitRunning(t testing.TB, text string) {
 	t.Helper()
-	limit := time.AfterFunc(20*time.Second, func() {
+	limit := time.AfterFunc(time.Minute, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.changed.Broadcast()
 	})
 	defer limit.Stop()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
