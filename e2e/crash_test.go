@@ -122,7 +122,7 @@ func TestOrphan(t *testing.T) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.AwaitReady(20 * time.Second); err != nil {
+	if err := n.AwaitReady(2 * time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	noLocks(t, dir)
@@ -189,7 +189,7 @@ func TestFiftyPushesBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Nobody reads there: what brings it to the head is its own doing.
-	clustertest.Await(t, 15*time.Second, func() string {
+	clustertest.Await(t, 2*time.Minute, func() string {
 		for _, r := range c.Show(t, "behind/a").Replicas {
 			if r.Device == "node3" && r.Behind > 0 {
 				return fmt.Sprintf("node3 is %d versions behind", r.Behind)
@@ -210,7 +210,7 @@ func TestStop(t *testing.T) {
 	u.Git(t, work, "push", "-q", "cluster::stop/a", "main")
 	for _, n := range c.Nodes {
 		start := time.Now()
-		if err := n.Stop(30 * time.Second); err != nil {
+		if err := n.Stop(time.Minute); err != nil {
 			t.Errorf("%s: %v", n.Name, err)
 		}
 		// Nobody is served, so there is nothing to wait for.
@@ -224,7 +224,7 @@ func TestStop(t *testing.T) {
 		}
 	}
 	for _, n := range c.Nodes {
-		if err := n.AwaitReady(30 * time.Second); err != nil {
+		if err := n.AwaitReady(2 * time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -43,7 +43,7 @@ func TestDrainRemoveReplace(t *testing.T) {
 		t.Errorf("a push to a drained node: %s", said)
 	}
 	u.Git(t, work, "push", "-q", "cluster::two/a", "main")
-	if err := first.Stop(20 * time.Second); err != nil {
+	if err := first.Stop(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if r := run("device", "remove", "node1"); r.Err() != nil {
@@ -116,7 +116,7 @@ func TestSeatIsTaken(t *testing.T) {
 		t.Fatal(r.Err())
 	}
 	// What is on its disk opens nothing any more.
-	clustertest.Await(t, 30*time.Second, func() string {
+	clustertest.Await(t, 2*time.Minute, func() string {
 		if whose := opened(t, third, first.Data); whose != "" {
 			return "with a removed node's credentials one reads the journal of " + whose
 		}
@@ -144,13 +144,13 @@ func TestSeatIsTaken(t *testing.T) {
 	if err := second.Start(); err != nil {
 		t.Fatal(err)
 	}
-	clustertest.Await(t, 30*time.Second, func() string { // etcd wants its servers connected for some seconds
+	clustertest.Await(t, 2*time.Minute, func() string { // etcd wants its servers connected for some seconds
 		if r := run("device", "remove", "node2", "--force"); r.Err() != nil {
 			return r.Err().Error()
 		}
 		return ""
 	})
-	clustertest.Await(t, 30*time.Second, func() string {
+	clustertest.Await(t, 2*time.Minute, func() string {
 		if second.Running() {
 			return "a node that was removed runs"
 		}

@@ -105,7 +105,7 @@ func TestHTTPDevice(t *testing.T) {
 		}
 	}
 	u.Must(t, "", "git-cluster", "device", "disable", "ci7")
-	clustertest.Await(t, 5*time.Second, func() string {
+	clustertest.Await(t, 30*time.Second, func() string {
 		if got := status("ClusterDevice "+good, ""); got != 401 {
 			return fmt.Sprintf("a disabled device gets %d", got)
 		}

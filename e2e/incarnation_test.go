@@ -22,7 +22,7 @@ func TestRestoredDisk(t *testing.T) {
 	u.Commit(t, work, "f", "one")
 	u.Via("node1").Git(t, work, "push", "-q", "cluster::restored/a", "main")
 	checkEverywhere(t, c, "restored/a", nil)
-	if err := n.Stop(20 * time.Second); err != nil {
+	if err := n.Stop(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	replicas, backup := filepath.Join(n.Data, "repositories"), filepath.Join(n.Data, "backup")
@@ -97,7 +97,7 @@ func TestSwappedDisks(t *testing.T) {
 		}
 	}
 	for _, n := range []*clustertest.Node{ahead, behind} {
-		if err := n.AwaitReady(40 * time.Second); err != nil {
+		if err := n.AwaitReady(2 * time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -124,7 +124,7 @@ func TestTwins(t *testing.T) {
 	t.Parallel()
 	c := clustertest.Start(t, 4) // the fourth has no server of the journal, and so no files of one
 	node := c.Node(t, "node4")
-	if err := node.Stop(20 * time.Second); err != nil {
+	if err := node.Stop(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	twin, err := c.NewNode("twin")

@@ -41,7 +41,7 @@ func TestJoinThenStart(t *testing.T) {
 		}
 		t.Cleanup(joined[i].Kill)
 	}
-	clustertest.Await(t, 30*time.Second, func() string {
+	clustertest.Await(t, 2*time.Minute, func() string {
 		st, err := seed.Status()
 		if err != nil {
 			return err.Error()

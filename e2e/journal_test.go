@@ -94,7 +94,7 @@ func TestQuorumLost(t *testing.T) {
 		}
 	}
 	for _, n := range c.Nodes {
-		if err := n.AwaitReady(40 * time.Second); err != nil {
+		if err := n.AwaitReady(2 * time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -132,7 +132,7 @@ func TestSourceIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	// node2 has a copy by now, and node3 finds it there.
-	clustertest.Await(t, 20*time.Second, func() string {
+	clustertest.Await(t, 2*time.Minute, func() string {
 		r := u.Run("", "git", "ls-remote", "ssh://node3/only/a", "main")
 		if !strings.HasPrefix(r.Stdout, head) {
 			return r.Stdout + r.Stderr

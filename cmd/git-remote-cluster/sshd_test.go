@@ -85,7 +85,7 @@ exec git shell -c "$(printf '%%s' "$SSH_ORIGINAL_COMMAND" | sed -e "s,'/srv/,'%[
 			w.t.Logf("%s:\n%s", name, said.String())
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := net.Dial("tcp", s.addr)
 		if err == nil {
 			conn.Close()
@@ -245,7 +245,7 @@ func TestRealSSH(t *testing.T) {
 		t.Skip(err)
 	}
 	t.Cleanup(func() { stop(); agent.Wait() })
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat(socket); err == nil {
 			break
 		}

@@ -348,7 +348,7 @@ func schedule(t *testing.T) *run {
 	if runtime.GOOS != "linux" {
 		t.Skip("the processes below a node are found in /proc")
 	}
-	r := &run{Settings: Settings{Repos: 1, Plan: usual, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second, Links: noLinks == nil, Deep: isDeep},
+	r := &run{Settings: Settings{Repos: 1, Plan: usual, Bin: programs(t, nil), Dir: t.TempDir(), Settle: time.Minute, Links: noLinks == nil, Deep: isDeep},
 		history: &history{start: time.Now(), log: io.Discard}, clients: t.Context()}
 	t.Cleanup(func() {
 		if err := r.close(); err != nil {
@@ -417,7 +417,7 @@ func arm(t *testing.T, n *clustertest.Node, point, action string) {
 // still there.
 func awaitPoint(t *testing.T, n *clustertest.Node) {
 	t.Helper()
-	clustertest.Await(t, 20*time.Second, func() string {
+	clustertest.Await(t, time.Minute, func() string {
 		if _, err := os.Stat(armed(n)); !errors.Is(err, fs.ErrNotExist) {
 			return n.Name + " has not come to the point"
 		}
@@ -442,7 +442,7 @@ func kill(t *testing.T, n *clustertest.Node, word string) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		clustertest.Await(t, 10*time.Second, func() string {
+		clustertest.Await(t, time.Minute, func() string {
 			for _, p := range []int{pid, parent} {
 				if s, _ := state(p); p != n.PID() && s != "" && s != "Z" {
 					return fmt.Sprintf("process %d is in state %s", p, s)
