@@ -18,31 +18,34 @@ import (
 func TestKillAmongPushes(t *testing.T) {
 	t.Parallel()
 	c := clustertest.Start(t, 3)
-	deadline := time.Now().Add(loadFor(t))
+	var kills, refused atomic.Int64
+	s := newSpan(loadFor(t), func() bool { return kills.Load() > 0 && refused.Load() > 0 })
 	landed := make(chan struct{}, 1000) // one for every push that was acknowledged
 	victims := make(chan struct{})
 	go func() {
 		defer close(victims)
-		over := time.After(time.Until(deadline))
 		for i := 0; ; i++ {
 			// Kill a node with a push of every client, more or less, under way.
 			for range 4 {
 				select {
 				case <-landed:
-				case <-over:
+				case <-s.ended:
 					return
 				}
 			}
+			if s.over() {
+				return
+			}
 			n := c.Nodes[i%3]
 			n.Kill()
+			kills.Add(1)
 			if err := n.Start(); err != nil {
 				t.Error(err)
 				return
 			}
 		}
 	}()
-	refused := atomic.Int64{}
-	acknowledged := pushUntil(t, c, "kill/a", 6, deadline, func(_ int, r clustertest.Result) {
+	acknowledged := pushFor(t, c, "kill/a", 6, s, func(_ int, r clustertest.Result) {
 		if r.Status != 0 {
 			refused.Add(1) // its node was down, or went down
 			return
@@ -53,8 +56,8 @@ func TestKillAmongPushes(t *testing.T) {
 		}
 	})
 	<-victims
-	t.Logf("%d pushes failed", refused.Load())
-	if refused.Load() == 0 {
+	t.Logf("%d pushes failed, %d nodes were killed", refused.Load(), kills.Load())
+	if refused.Load() == 0 || kills.Load() == 0 {
 		t.Error("no push met a dead node: nothing was tested")
 	}
 	// A push that got no answer may have landed. So a client's ref is at what was
