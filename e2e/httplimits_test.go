@@ -177,8 +177,9 @@ func TestHTTPUnderLoad(t *testing.T) {
 	}
 
 	web := c.HTTPClient(t)
+	web.Timeout = 3 * time.Minute
 	ask := func(method, path, kind, authorization string, body []byte) (int, string, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), web.Timeout)
 		defer cancel()
 		r, err := http.NewRequestWithContext(ctx, method, n.URL(path), bytes.NewReader(body))
 		if err != nil {
@@ -230,6 +231,7 @@ func TestHTTPUnderLoad(t *testing.T) {
 		}
 	}
 	var refused atomic.Int64
+	began := time.Now()
 	for range 8 {
 		wg.Go(func() {
 			for i := range 1250 {
@@ -247,8 +249,10 @@ func TestHTTPUnderLoad(t *testing.T) {
 	beside := refused.Load()
 	wg.Wait()
 	t.Logf("%d of %d wrong logins beside the clone", beside, refused.Load())
-	if lines := strings.Count(n.Log(), "login refused"); lines > 50 {
-		t.Errorf("%d lines of the log are about wrong logins", lines)
+	// So many a minute may be shown.
+	took := time.Since(began)
+	if lines := strings.Count(n.Log(), "login refused"); lines > 50*(1+int(took.Minutes())) {
+		t.Errorf("%d lines of the log are about wrong logins, in %v", lines, took)
 	}
 }
 
