@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,15 +32,17 @@ func TestDemo(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
-			if took > 20*time.Second {
+			limit := 2 * time.Minute
+			if clustertest.Long() {
+				limit = 20 * time.Second // on a machine that does nothing else
+			}
+			if took > limit {
 				t.Errorf("it took %v\n%s", took, out)
 			}
 			if nodes == "3" && !strings.Contains(string(out), "killed node1 with SIGKILL") {
 				t.Errorf("%s", out)
 			}
-			if left := processesIn(t, dir); len(left) > 0 {
-				t.Errorf("processes are left: %v", left)
-			}
+			nobodyIn(t, dir)
 		})
 	}
 	for _, args := range [][]string{{"--nodes", "0"}, {"--nodes", "10"}, {"--dir", bin}, {"extra"}} {
@@ -62,7 +65,7 @@ func TestDemoKeep(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	demo := exec.CommandContext(ctx, filepath.Join(bin, "git-cluster"), "demo", "--keep", "--dir", dir)
-	demo.WaitDelay = 5 * time.Second
+	demo.WaitDelay = time.Minute
 	stdout, err := demo.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -156,9 +159,19 @@ func TestDemoKeep(t *testing.T) {
 	if err := demo.Wait(); err != nil {
 		t.Errorf("after SIGTERM: %v\n%s", err, said)
 	}
-	if left := processesIn(t, dir); len(left) > 0 {
-		t.Errorf("processes are left: %v", left)
-	}
+	nobodyIn(t, dir)
+}
+
+// nobodyIn waits until no process is left whose command line names dir: one that was
+// killed goes when the machine gets to it.
+func nobodyIn(t *testing.T, dir string) {
+	t.Helper()
+	clustertest.Await(t, 10*time.Second, func() string {
+		if left := processesIn(t, dir); len(left) > 0 {
+			return fmt.Sprintf("processes are left: %v", left)
+		}
+		return ""
+	})
 }
 
 // processesIn lists the processes whose command line names dir.

@@ -69,7 +69,7 @@ func TestDevice(t *testing.T) {
 	for _, change := range []struct{ off, on string }{{"disable", "enable"}, {"untrust", "trust"}} {
 		u.Must(t, "", "git-cluster", "device", change.off, "ci7")
 		start := time.Now()
-		clustertest.Await(t, 5*time.Second, func() string {
+		clustertest.Await(t, 30*time.Second, func() string {
 			for _, n := range c.Nodes {
 				if device.Via(n.Name).Run("", "git", "ls-remote", "cluster::device/a").Status == 0 {
 					return n.Name + " still serves the device after " + change.off
@@ -79,7 +79,7 @@ func TestDevice(t *testing.T) {
 		})
 		t.Logf("refused everywhere %v after device %s", time.Since(start).Round(time.Millisecond), change.off)
 		u.Must(t, "", "git-cluster", "device", change.on, "ci7")
-		clustertest.Await(t, 5*time.Second, func() string {
+		clustertest.Await(t, 30*time.Second, func() string {
 			if r := device.Run("", "git", "ls-remote", "cluster::device/a"); r.Status != 0 {
 				return r.Stderr
 			}

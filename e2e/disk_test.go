@@ -85,7 +85,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	clustertest.Await(t, 30*time.Second, func() string {
+	clustertest.Await(t, 2*time.Minute, func() string {
 		r := u.Run(work, "git", "ls-remote", "ssh://node3/disk/a", "main")
 		if !strings.HasPrefix(r.Stdout, next) {
 			return fmt.Sprintf("with room again: %s%s", r.Stdout, r.Stderr)

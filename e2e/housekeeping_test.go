@@ -4,7 +4,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"gitcluster/internal/clustertest"
 )
@@ -14,11 +13,19 @@ import (
 func TestHousekeepingUnderLoad(t *testing.T) {
 	t.Parallel()
 	c := sharedCluster(t)
-	deadline := time.Now().Add(loadFor(t) / 2)
 	var wg sync.WaitGroup
 	var done atomic.Int64
+	s := newSpan(loadFor(t)/2, func() bool { return done.Load() > 0 })
+	goesOn := func() bool {
+		select {
+		case <-s.ended:
+			return false
+		case <-s.begun:
+			return !s.over()
+		}
+	}
 	wg.Go(func() {
-		for time.Now().Before(deadline) {
+		for goesOn() {
 			// The repository may not be there yet; at the end it was done often.
 			if r := c.Admin.Run("", "git-cluster", "maintain", "load/kept", "--full", "--data", c.Nodes[done.Load()%3].Data); r.Status == 0 {
 				done.Add(1)
@@ -29,15 +36,16 @@ func TestHousekeepingUnderLoad(t *testing.T) {
 		}
 	})
 	wg.Go(func() {
-		for time.Now().Before(deadline) {
+		for goesOn() {
+			was := done.Load() // the repository is there
 			r := c.Admin.Run(t.TempDir(), "git", "clone", "-q", "ssh://node2/load/kept", "clone")
-			if err := r.Err(); err != nil && done.Load() > 0 {
+			if err := r.Err(); err != nil && was > 0 {
 				t.Errorf("clone: %v", err)
 				return
 			}
 		}
 	})
-	acknowledged := pushUntil(t, c, "load/kept", 4, deadline, func(i int, r clustertest.Result) {
+	acknowledged := pushFor(t, c, "load/kept", 4, s, func(i int, r clustertest.Result) {
 		if err := r.Err(); err != nil {
 			t.Errorf("client %d: %v", i, err)
 		}

@@ -208,7 +208,7 @@ func TestHTTPRefusals(t *testing.T) {
 	}
 	ida.Must(t, "", "git-cluster", "user", "token", "revoke", "ida", tokens[0].ID)
 	for _, n := range c.Nodes {
-		clustertest.Await(t, 5*time.Second, func() string {
+		clustertest.Await(t, 30*time.Second, func() string {
 			if r := u.Run("", "git", "ls-remote", n.URL("http-c/readable")); !strings.Contains(r.Stderr, "Authentication failed") {
 				return n.Name + ": " + r.Stdout + r.Stderr
 			}
@@ -333,7 +333,7 @@ func TestHTTPAddressChanges(t *testing.T) {
 	}
 	restart := func(http string) string {
 		t.Helper()
-		if err := n.Stop(20 * time.Second); err != nil {
+		if err := n.Stop(time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(file, []byte(before+http+"["+after), 0o600); err != nil {

@@ -105,7 +105,7 @@ func TestHTTPDevice(t *testing.T) {
 		}
 	}
 	u.Must(t, "", "git-cluster", "device", "disable", "ci7")
-	clustertest.Await(t, 5*time.Second, func() string {
+	clustertest.Await(t, 30*time.Second, func() string {
 		if got := status("ClusterDevice "+good, ""); got != 401 {
 			return fmt.Sprintf("a disabled device gets %d", got)
 		}
@@ -116,22 +116,25 @@ func TestHTTPDevice(t *testing.T) {
 	user := u.With("GIT_CONFIG_PARAMETERS='http.extraHeader'='Authorization: Bearer " + u.Token(t) + "'")
 	lone := c.Nodes[2]
 	user.Git(t, "", "ls-remote", lone.URL("device/h"))
+	ask := func(args ...string) func() clustertest.Result {
+		return func() clustertest.Result { return user.Run(work, append([]string{"git"}, args...)...) }
+	}
+	_, usual := atOnce(map[string]func() clustertest.Result{"read": ask("ls-remote", lone.URL("device/h")), "again": ask("ls-remote", lone.URL("device/h")), "once more": ask("ls-remote", lone.URL("device/h"))})
 	c.Nodes[0].Kill()
 	c.Nodes[1].Kill()
 	user.Commit(t, work, "f", "two")
-	var wg sync.WaitGroup
-	for what, args := range map[string][]string{"read": {"ls-remote", lone.URL("device/h")}, "push": {"push", lone.URL("device/h"), "main"}, "first push": {"push", lone.URL("device/new"), "main"}} {
-		wg.Go(func() {
-			r := user.Run(work, append([]string{"git"}, args...)...)
+	attempt(t, func() string {
+		refused, slowest := atOnce(map[string]func() clustertest.Result{"read": ask("ls-remote", lone.URL("device/h")), "push": ask("push", lone.URL("device/h"), "main"), "first push": ask("push", lone.URL("device/new"), "main")})
+		for what, r := range refused {
 			if r.Status == 0 || !strings.Contains(r.Stderr, "remote: # ") || !strings.Contains(r.Stderr, "journal") || !strings.Contains(r.Stderr, "503") {
 				t.Errorf("%s: status %d\n%s", what, r.Status, r.Stderr)
 			}
-			if r.Took > 7*time.Second {
-				t.Errorf("%s: refused after %v", what, r.Took)
-			}
-		})
-	}
-	wg.Wait()
+		}
+		if slowest > within(7*time.Second, usual) {
+			return fmt.Sprintf("refused after %v, usually served after %v", slowest, usual)
+		}
+		return ""
+	})
 	for path, want := range map[string]int{"healthz": 200, "readyz": 503} {
 		answer, err := web.Get(lone.URL(path))
 		if err != nil {
@@ -174,8 +177,9 @@ func TestHTTPUnderLoad(t *testing.T) {
 	}
 
 	web := c.HTTPClient(t)
+	web.Timeout = 3 * time.Minute
 	ask := func(method, path, kind, authorization string, body []byte) (int, string, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), web.Timeout)
 		defer cancel()
 		r, err := http.NewRequestWithContext(ctx, method, n.URL(path), bytes.NewReader(body))
 		if err != nil {
@@ -227,6 +231,7 @@ func TestHTTPUnderLoad(t *testing.T) {
 		}
 	}
 	var refused atomic.Int64
+	began := time.Now()
 	for range 8 {
 		wg.Go(func() {
 			for i := range 1250 {
@@ -244,8 +249,10 @@ func TestHTTPUnderLoad(t *testing.T) {
 	beside := refused.Load()
 	wg.Wait()
 	t.Logf("%d of %d wrong logins beside the clone", beside, refused.Load())
-	if lines := strings.Count(n.Log(), "login refused"); lines > 50 {
-		t.Errorf("%d lines of the log are about wrong logins", lines)
+	// So many a minute may be shown.
+	took := time.Since(began)
+	if lines := strings.Count(n.Log(), "login refused"); lines > 50*(1+int(took.Minutes())) {
+		t.Errorf("%d lines of the log are about wrong logins, in %v", lines, took)
 	}
 }
 

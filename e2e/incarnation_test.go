@@ -22,7 +22,7 @@ func TestRestoredDisk(t *testing.T) {
 	u.Commit(t, work, "f", "one")
 	u.Via("node1").Git(t, work, "push", "-q", "cluster::restored/a", "main")
 	checkEverywhere(t, c, "restored/a", nil)
-	if err := n.Stop(20 * time.Second); err != nil {
+	if err := n.Stop(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	replicas, backup := filepath.Join(n.Data, "repositories"), filepath.Join(n.Data, "backup")
@@ -97,7 +97,7 @@ func TestSwappedDisks(t *testing.T) {
 		}
 	}
 	for _, n := range []*clustertest.Node{ahead, behind} {
-		if err := n.AwaitReady(40 * time.Second); err != nil {
+		if err := n.AwaitReady(2 * time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -124,7 +124,7 @@ func TestTwins(t *testing.T) {
 	t.Parallel()
 	c := clustertest.Start(t, 4) // the fourth has no server of the journal, and so no files of one
 	node := c.Node(t, "node4")
-	if err := node.Stop(20 * time.Second); err != nil {
+	if err := node.Stop(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	twin, err := c.NewNode("twin")
@@ -149,7 +149,7 @@ func TestTwins(t *testing.T) {
 	said := map[string]int{}
 	ends := func(n *clustertest.Node) {
 		t.Helper()
-		clustertest.Await(t, 30*time.Second, func() string {
+		clustertest.Await(t, time.Minute, func() string {
 			if n.Running() {
 				return n.Name + " runs beside its twin"
 			}
@@ -166,8 +166,17 @@ func TestTwins(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Where the node is known to be, it answers: the copy does not start.
-	if err := twin.Start(); err == nil {
-		t.Fatal("a copy started beside the node")
+	for try := 1; twin.Start() == nil; try++ {
+		if try == 3 {
+			t.Fatal("a copy started beside the node")
+		}
+		// On a busy machine the node may be too slow to answer. It is gone then.
+		t.Log("once more: a copy started beside the node")
+		ends(node)
+		twin.Kill()
+		if err := node.Start(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ends(twin)
 	// When it gives no answer, the copy takes over, and the node notices.

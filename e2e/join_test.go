@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ func TestJoinThenStart(t *testing.T) {
 		}
 		t.Cleanup(joined[i].Kill)
 	}
-	clustertest.Await(t, 30*time.Second, func() string {
+	clustertest.Await(t, 2*time.Minute, func() string {
 		st, err := seed.Status()
 		if err != nil {
 			return err.Error()
@@ -77,7 +78,16 @@ func TestGrow(t *testing.T) {
 		n := 0
 		for ; ctx.Err() == nil; n++ {
 			next := u.Commit(t, busy, "f", strconv.Itoa(n))
-			if r := u.Via("node1").Run("", "git", "-C", busy, "push", "-q", "cluster::grow/a", "HEAD:busy"); r.Err() != nil {
+			push := func() clustertest.Result {
+				return u.Via("node1").Run("", "git", "-C", busy, "push", "-q", "cluster::grow/a", "HEAD:busy")
+			}
+			r := push()
+			// On a busy machine a new server of the journal may make the others elect a leader.
+			for deadline := time.Now().Add(30 * time.Second); r.Status > 0 && strings.Contains(r.Stderr, "did not confirm within") && time.Now().Before(deadline); {
+				t.Logf("once more: %v", r.Err())
+				r = push()
+			}
+			if r.Err() != nil {
 				t.Errorf("push %d while the cluster grows: %v", n, r.Err())
 				return
 			}

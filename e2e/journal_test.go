@@ -1,9 +1,9 @@
 package e2e
 
 import (
+	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,13 +22,15 @@ func TestQuorumLost(t *testing.T) {
 	if got := lsRemote(t, u, "node3", "quorum/a")["refs/heads/main"]; got != head {
 		t.Fatalf("node3 shows %q", got)
 	}
-	c.Node(t, "node1").Kill()
-	c.Node(t, "node2").Kill()
-	u.Commit(t, work, "f", "two")
-
+	lone := c.Node(t, "node3")
+	onNode := func(args ...string) func() clustertest.Result {
+		return func() clustertest.Result {
+			return u.Run("", slices.Concat([]string{"git-cluster"}, args, []string{"--data", lone.Data})...)
+		}
+	}
 	// All at once: readers who share a question to the journal still each have
 	// their answer in time.
-	refusals := map[string]func() clustertest.Result{
+	clients := map[string]func() clustertest.Result{
 		"read through the helper": func() clustertest.Result {
 			return u.Via("node3").Run(work, "git", "ls-remote", "cluster::quorum/a")
 		},
@@ -37,50 +39,57 @@ func TestQuorumLost(t *testing.T) {
 			return u.Via("node3").Run(work, "git", "push", "cluster::quorum/a", "main")
 		},
 		"push by ssh": func() clustertest.Result { return u.Run(work, "git", "push", "ssh://node3/quorum/a", "main") },
-		"push of a new name": func() clustertest.Result {
-			return u.Via("node3").Run(work, "git", "push", "cluster::quorum/new", "main")
-		},
 	}
-	var wg sync.WaitGroup
-	for what, run := range refusals {
-		wg.Go(func() {
-			r := run()
+	_, usual := atOnce(clients) // there is nothing to push yet
+	_, usualOnNode := atOnce(map[string]func() clustertest.Result{"status": onNode("status"), "users": onNode("user", "list"), "repositories": onNode("repo", "list")})
+	c.Node(t, "node1").Kill()
+	c.Node(t, "node2").Kill()
+	u.Commit(t, work, "f", "two")
+
+	clients["push of a new name"] = func() clustertest.Result {
+		return u.Via("node3").Run(work, "git", "push", "cluster::quorum/new", "main")
+	}
+	attempt(t, func() string {
+		refused, slowest := atOnce(clients)
+		for what, r := range refused {
 			if r.Status <= 0 || !strings.Contains(r.Stderr, "journal did not confirm") || !strings.Contains(r.Stderr, "hint: ") {
 				t.Errorf("%s: status %d, no reason in\n%s", what, r.Status, r.Stderr)
 			}
-			if r.Took > 7*time.Second {
-				t.Errorf("%s: refused after %v", what, r.Took)
-			}
-		})
-	}
-	wg.Wait()
+		}
+		if slowest > within(7*time.Second, usual) {
+			return fmt.Sprintf("clients are refused after %v, usually served after %v", slowest, usual)
+		}
+		return ""
+	})
 	// Without a pin the helper tries the dead nodes first.
 	r := u.Run(work, "git", "ls-remote", "cluster::quorum/a")
 	if said := r.Refused(t); !strings.Contains(said, "git-remote-cluster: none of 3 replicas can serve") {
 		t.Errorf("%s", said)
 	}
-	lone := c.Node(t, "node3")
-	for _, args := range [][]string{{"status"}, {"user", "add", "late"}, {"repo", "create", "quorum/b"}} {
-		wg.Go(func() {
-			r := u.Run("", slices.Concat([]string{"git-cluster"}, args, []string{"--data", lone.Data})...)
+	attempt(t, func() string {
+		refused, slowest := atOnce(map[string]func() clustertest.Result{"status": onNode("status"), "user add": onNode("user", "add", "late"), "repo create": onNode("repo", "create", "quorum/b")})
+		for _, r := range refused {
 			if r.Status <= 0 || !strings.Contains(r.Stderr, "git-cluster: ") || !strings.Contains(r.Stderr, "journal") {
 				t.Errorf("%v: status %d: %s", r.Args, r.Status, r.Stderr)
 			}
-			if r.Took > 8*time.Second {
-				t.Errorf("%v: refused after %v", r.Args, r.Took)
-			}
-		})
-	}
-	wg.Wait()
+		}
+		if slowest > within(8*time.Second, usualOnNode) {
+			return fmt.Sprintf("an operator is refused after %v, usually served after %v", slowest, usualOnNode)
+		}
+		return ""
+	})
 
 	// Stale data is served where it is asked for, and called that.
-	stale := u.Via("node3").Run(work, "git", "-c", "cluster.staleOk=true", "ls-remote", "cluster::quorum/a")
-	if err := stale.Err(); err != nil || !strings.Contains(stale.Stdout, head+"\trefs/heads/main") || !strings.Contains(stale.Stderr, "may be stale") {
-		t.Errorf("stale read: %v\n%s%s", err, stale.Stdout, stale.Stderr)
-	}
-	if stale.Took > 3*time.Second {
-		t.Errorf("the stale read took %v", stale.Took)
-	}
+	attempt(t, func() string {
+		stale := u.Via("node3").Run(work, "git", "-c", "cluster.staleOk=true", "ls-remote", "cluster::quorum/a")
+		if err := stale.Err(); err != nil || !strings.Contains(stale.Stdout, head+"\trefs/heads/main") || !strings.Contains(stale.Stderr, "may be stale") {
+			t.Errorf("stale read: %v\n%s%s", err, stale.Stdout, stale.Stderr)
+		}
+		if stale.Took > within(3*time.Second, usual) {
+			return fmt.Sprintf("the stale read took %v, a usual one beside others %v", stale.Took, usual)
+		}
+		return ""
+	})
 	clone := u.Run("", "git", "-c", "cluster.staleOk=true", "clone", "-q", "cluster::quorum/a", t.TempDir()+"/stale")
 	if err := clone.Err(); err != nil {
 		t.Errorf("stale clone: %v", err)
@@ -94,7 +103,7 @@ func TestQuorumLost(t *testing.T) {
 		}
 	}
 	for _, n := range c.Nodes {
-		if err := n.AwaitReady(40 * time.Second); err != nil {
+		if err := n.AwaitReady(2 * time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -132,7 +141,7 @@ func TestSourceIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	// node2 has a copy by now, and node3 finds it there.
-	clustertest.Await(t, 20*time.Second, func() string {
+	clustertest.Await(t, 2*time.Minute, func() string {
 		r := u.Run("", "git", "ls-remote", "ssh://node3/only/a", "main")
 		if !strings.HasPrefix(r.Stdout, head) {
 			return r.Stdout + r.Stderr

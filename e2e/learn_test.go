@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,7 +103,7 @@ func TestDeadConnection(t *testing.T) {
 			}
 			after(1<<20, tc.cut)(t, p, c.Nodes[0])
 			r, _, trace := p.git("", "clone", "-q", "cluster::choice/dead", filepath.Join(p.dir, "clone"))
-			if r.Err() == nil || r.Took > 30*time.Second || !strings.Contains(r.Stderr, "git-remote-cluster: node1 (") ||
+			if r.Err() == nil || r.Took > time.Minute || !strings.Contains(r.Stderr, "git-remote-cluster: node1 (") ||
 				strings.Count(r.Stderr, "safe to run the command again") != 1 {
 				t.Errorf("after %v: %q\n%s", r.Took, r.Stderr, trace)
 			}
@@ -121,22 +120,12 @@ func TestDeadConnectionOfAPush(t *testing.T) {
 	grow(t, c, work, 98)
 	p := newPlace(t, c, 0)
 	near := p.links["node1"]
-	var broken sync.WaitGroup
-	broken.Go(func() {
-		clustertest.Await(t, 2*time.Minute, func() string {
-			if sent := near.sent.Load(); sent < 16<<20 {
-				return fmt.Sprintf("only %d bytes have been pushed", sent)
-			}
-			return ""
-		})
-		near.cut.Store(true)
-		near.limit.Store(0)
-	})
+	near.breakAt.Store(16 << 20) // of 32 MiB
 	r, _, trace := p.git(work, "push", "-q", "cluster::choice/deadpush", "main")
-	broken.Wait()
 	if r.Err() == nil || strings.Count(r.Stderr, "it is safe to push again: what was accepted is then already there") != 1 {
 		t.Errorf("%v, %q\n%s", r.Err(), r.Stderr, trace)
 	}
+	near.breakAt.Store(0)
 	near.limit.Store(-1)
 	if r, _, trace := p.git(work, "push", "-q", "cluster::choice/deadpush", "main"); r.Err() != nil {
 		t.Errorf("again: %v\n%s", r.Err(), trace)
@@ -156,8 +145,11 @@ func TestManyHelpers(t *testing.T) {
 	cache := t.TempDir()
 	many := u.With("GIT_SSH_COMMAND=", "XDG_CACHE_HOME="+cache)
 	var all sync.WaitGroup
+	places := make(chan struct{}, 40) // more at once have a busy machine do nothing in time
 	for range 200 {
 		all.Go(func() {
+			places <- struct{}{}
+			defer func() { <-places }()
 			if err := many.Run("", "git", "ls-remote", "cluster::many/a").Err(); err != nil {
 				t.Error(err)
 			}
@@ -175,7 +167,7 @@ func TestManyHelpers(t *testing.T) {
 		}
 	}
 	helper := filepath.Join(c.Bin, "git-remote-cluster")
-	clustertest.Await(t, 10*time.Second, func() string {
+	clustertest.Await(t, time.Minute, func() string {
 		processes, _ := filepath.Glob("/proc/[0-9]*/exe")
 		for _, p := range processes {
 			exe, _ := os.Readlink(p)

@@ -19,6 +19,9 @@ type link struct {
 	limit atomic.Int64 // bytes of one connection that pass; <0: all
 	cut   atomic.Bool  // after them the connection is closed; else it stalls
 	sent  atomic.Int64 // bytes that clients have sent
+	// breakAt is how many of those pass before the next thing a server says closes its
+	// connection instead; 0: any number
+	breakAt atomic.Int64
 
 	listener net.Listener
 	work     sync.WaitGroup
@@ -195,7 +198,10 @@ func (l *link) pass(to, from net.Conn, limited bool) {
 		}
 		n, err := to.Write(p.data)
 		if !limited {
-			l.sent.Add(int64(n))
+			if sent, at := l.sent.Add(int64(n)), l.breakAt.Load(); at > 0 && sent > at {
+				l.cut.Store(true)
+				l.limit.Store(0)
+			}
 		}
 		if passed += int64(n); err != nil {
 			from.Close()

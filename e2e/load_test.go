@@ -30,13 +30,33 @@ func loadFor(t testing.TB) time.Duration {
 	return 10 * time.Second
 }
 
+// A span is the time for which clients push. It begins when all are ready, and goes on
+// for a while until enough has happened, which takes longer on a busy machine.
+type span struct {
+	length time.Duration
+	enough func() bool   // nil: always
+	begun  chan struct{} // closed when it begins
+	ended  chan struct{} // closed when the clients have ended
+	start  time.Time
+}
+
+func newSpan(length time.Duration, enough func() bool) *span {
+	return &span{length: length, enough: enough, begun: make(chan struct{}), ended: make(chan struct{})}
+}
+
+// over may be asked when it has begun.
+func (s *span) over() bool {
+	since := time.Since(s.start)
+	return since > s.length && (s.enough == nil || s.enough() || since > s.length+2*time.Minute)
+}
+
 // TestManyClients lets eight clients push to branches of their own through
 // different nodes; every push that was acknowledged is on every node, and every
 // node's repository is sound.
 func TestManyClients(t *testing.T) {
 	t.Parallel()
 	c := sharedCluster(t)
-	acknowledged := pushUntil(t, c, "load/a", 8, time.Now().Add(loadFor(t)), func(i int, r clustertest.Result) {
+	acknowledged := pushFor(t, c, "load/a", 8, newSpan(loadFor(t), nil), func(i int, r clustertest.Result) {
 		if err := r.Err(); err != nil {
 			t.Errorf("client %d: %v", i, err)
 		}
@@ -44,20 +64,31 @@ func TestManyClients(t *testing.T) {
 	checkEverywhere(t, c, "load/a", acknowledged)
 }
 
-// pushUntil runs clients that push until the deadline and returns the value of each
-// ref whose push was acknowledged last. after sees every push.
-func pushUntil(t *testing.T, c *clustertest.Cluster, repo string, clients int, deadline time.Time, after func(int, clustertest.Result)) map[string]string {
+// pushFor runs clients that push for a span, and until a push was acknowledged, and
+// returns the value of each ref whose push was acknowledged last. after sees every push.
+func pushFor(t *testing.T, c *clustertest.Cluster, repo string, clients int, s *span, after func(int, clustertest.Result)) map[string]string {
 	t.Helper()
+	defer close(s.ended)
 	c.Admin.Must(t, "", "git-cluster", "repo", "create", repo, "--data", c.Nodes[0].Data)
 	var mu sync.Mutex
 	acknowledged := map[string]string{}
 	pushes := 0
+	over := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return t.Failed() || s.over() && (pushes > 0 || time.Since(s.start) > s.length+2*time.Minute)
+	}
+	var works []string
+	for range clients {
+		works = append(works, newWork(t, c.Admin))
+	}
+	s.start = time.Now()
+	close(s.begun)
 	var wg sync.WaitGroup
-	for i := range clients {
-		work := newWork(t, c.Admin)
+	for i, work := range works {
 		u := c.Admin.Via(c.Nodes[i%len(c.Nodes)].Name)
 		wg.Go(func() {
-			for n := 0; time.Now().Before(deadline) && !t.Failed(); n++ {
+			for n := 0; !over(); n++ {
 				if err := writeFile(work+"/f", fmt.Sprint(i, n)); err != nil {
 					t.Error(err)
 					return

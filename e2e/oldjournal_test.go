@@ -19,7 +19,7 @@ func TestJournalOlderThanConfirmed(t *testing.T) {
 	u := c.Admin
 	work := newWork(t, u)
 	node := c.Node(t, "node3")
-	if err := node.Stop(30 * time.Second); err != nil {
+	if err := node.Stop(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	journal, backup := filepath.Join(node.Data, "journal"), filepath.Join(t.TempDir(), "journal")
@@ -35,7 +35,7 @@ func TestJournalOlderThanConfirmed(t *testing.T) {
 	}
 	// The last entry must be on its disk before it goes.
 	u.Via("node3").Must(t, "", "git", "ls-remote", "cluster::old/a")
-	if err := node.Stop(30 * time.Second); err != nil {
+	if err := node.Stop(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(journal); err != nil {

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -19,6 +20,7 @@ import (
 //	user NAME [FLAGS]         adds a user to the cluster
 //	stranger NAME             makes somebody with a key that the cluster does not know
 //	as NAME COMMAND…          runs a command as one of them
+//	refused NAME COMMAND…     does so until it is refused, which follows a change of rights soon
 //	commit DIR FILE TEXT      commits a file
 //	keep VARIABLE             sets a variable to what the last command printed
 func TestScripts(t *testing.T) {
@@ -44,6 +46,7 @@ func TestScripts(t *testing.T) {
 			"user":     scriptUser(t),
 			"stranger": scriptStranger(t),
 			"as":       scriptAs,
+			"refused":  scriptRefused,
 			"commit":   scriptCommit,
 			"keep":     scriptKeep,
 		},
@@ -52,18 +55,22 @@ func TestScripts(t *testing.T) {
 
 // with runs a command with variables set for it alone.
 func with(ts *testscript.TestScript, neg bool, vars map[string]string, args []string) {
-	for name, value := range vars {
-		old := ts.Getenv(name)
-		ts.Setenv(name, value)
-		defer ts.Setenv(name, old)
-	}
-	err := ts.Exec(args[0], args[1:]...)
+	err := execWith(ts, vars, args)
 	switch {
 	case err != nil && !neg:
 		ts.Fatalf("%s: %v", strings.Join(args, " "), err)
 	case err == nil && neg:
 		ts.Fatalf("%s: succeeded, and should not have", strings.Join(args, " "))
 	}
+}
+
+func execWith(ts *testscript.TestScript, vars map[string]string, args []string) error {
+	for name, value := range vars {
+		old := ts.Getenv(name)
+		ts.Setenv(name, value)
+		defer ts.Setenv(name, old)
+	}
+	return ts.Exec(args[0], args[1:]...)
 }
 
 func scriptVia(ts *testscript.TestScript, neg bool, args []string) {
@@ -96,9 +103,14 @@ func scriptStranger(t *testing.T) func(*testscript.TestScript, bool, []string) {
 }
 
 func scriptAs(ts *testscript.TestScript, neg bool, args []string) {
-	u := users(ts)[args[0]]
+	with(ts, neg, identity(ts, args[0]), args[1:])
+}
+
+// identity is what makes a command one of a script's user.
+func identity(ts *testscript.TestScript, name string) map[string]string {
+	u := users(ts)[name]
 	if u == nil {
-		ts.Fatalf("no user %q in this script", args[0])
+		ts.Fatalf("no user %q in this script", name)
 	}
 	vars := map[string]string{}
 	for _, v := range u.Environment() {
@@ -107,7 +119,24 @@ func scriptAs(ts *testscript.TestScript, neg bool, args []string) {
 			vars[name] = value
 		}
 	}
-	with(ts, neg, vars, args[1:])
+	return vars
+}
+
+func scriptRefused(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: refused NAME COMMAND…")
+	}
+	vars := identity(ts, args[0])
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		began := time.Now()
+		err := execWith(ts, vars, args[1:])
+		if err != nil {
+			return
+		}
+		if began.After(deadline) {
+			ts.Fatalf("%s: still succeeds, and should not", strings.Join(args, " "))
+		}
+	}
 }
 
 func scriptCommit(ts *testscript.TestScript, _ bool, args []string) {

@@ -37,7 +37,7 @@ func TestRollingUpgrade(t *testing.T) {
 	}
 	everyNode("before")
 	for _, node := range c.Nodes {
-		if err := node.Stop(20 * time.Second); err != nil {
+		if err := node.Stop(time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		node.Bin = now

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -90,12 +91,25 @@ func TestServersOfADomain(t *testing.T) {
 	w.setenv(envDNS, serveDNS(t, "cluster.example", dnsmessage.SRVResource{Priority: 1, Weight: 1, Port: uint16(number), Target: dnsmessage.MustNewName("one.cluster.example.")}))
 	trace := filepath.Join(w.dir, "trace")
 	w.setenv(client.EnvTrace, trace)
-	if r := w.tryGit("", "ls-remote", "cluster://cluster.example"+bare, "main"); r.status != 0 || h.Connections() != 1 {
-		t.Errorf("status %d, stderr %q", r.status, r.stderr)
-	}
-	text, err := os.ReadFile(trace)
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for range 5 {
+		for _, left := range []string{trace, filepath.Join(w.dir, "home", ".cache")} {
+			if err := os.RemoveAll(left); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := h.Connections()
+		r := w.tryGit("", "ls-remote", "cluster://cluster.example"+bare, "main")
+		if text, err = os.ReadFile(trace); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "has 0 records") {
+			continue // on a busy machine the answer may come too late
+		}
+		if r.status != 0 || h.Connections() != before+1 {
+			t.Errorf("status %d, stderr %q", r.status, r.stderr)
+		}
+		break
 	}
 	const took = `\d+\.\d ms`
 	at := regexp.QuoteMeta(fmt.Sprintf("one.cluster.example:%s", port))

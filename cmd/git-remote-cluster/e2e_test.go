@@ -8,10 +8,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"gitcluster/internal/sshclient/sshtest"
 )
@@ -141,14 +143,32 @@ func TestFailover(t *testing.T) {
 			c.first(t, w)
 			w.addNode("node2")
 			w.repo("demo/hello")
-			r := w.tryGit("", "clone", "cluster::demo/hello", "work")
 			want := "git-remote-cluster: node1 (" + w.conf.Clusters["demo"].Nodes[0].SSH + "): "
+			var r result
+			for range 10 {
+				r = w.tryGit("", "clone", "cluster::demo/hello", "work")
+				if r.status != 0 || strings.Contains(r.stderr, want) && strings.Contains(r.stderr, c.says) {
+					break
+				}
+				// On a busy machine the second may have been asked, and have answered, before
+				// the first has failed.
+				for _, left := range []string{"work", "home/.cache"} {
+					if err := os.RemoveAll(filepath.Join(w.dir, left)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
 			if r.status != 0 || !strings.Contains(r.stderr, c.says) || strings.Count(r.stderr, want) != 1 {
 				t.Errorf("status %d, stderr %q; want one line %q… with %q", r.status, r.stderr, want, c.says)
 			}
 			w.commit("work", "three")
 			r = w.tryGit("work", "push", "-q")
-			if name != "service fails" && (r.status != 0 || r.stderr != "") {
+			said := r.stderr
+			if name == "another host key" {
+				// Also who wants silence is told, if that one was asked again before the other.
+				said = regexp.MustCompile(`^`+regexp.QuoteMeta(want)+`.*`+regexp.QuoteMeta(c.says)+`.*\nhint: .*\n$`).ReplaceAllString(said, "")
+			}
+			if name != "service fails" && (r.status != 0 || said != "") {
 				t.Errorf("quiet push: status %d, stderr %q", r.status, r.stderr)
 			}
 		})
@@ -157,6 +177,7 @@ func TestFailover(t *testing.T) {
 
 func TestFinalErrors(t *testing.T) {
 	w := newWorld(t)
+	w.conf.Clusters["demo"].SyncWait = time.Minute // on a busy machine the other is not asked instead
 	var asked atomic.Int64
 	// On a busy machine either may be the first to answer.
 	final := syncing(func(_ context.Context, s *sshtest.Session) int {
@@ -248,11 +269,14 @@ func TestPinnedReplicaAndHostAddress(t *testing.T) {
 	if first.Connections() != 0 || second.Connections() != 1 {
 		t.Errorf("connections %d and %d, want 0 and 1", first.Connections(), second.Connections())
 	}
+	pinned := len(second.Commands())
 	w.setenv("GIT_CLUSTER_REPLICA", "")
 	// The configuration knows these hosts' keys and the identity; the path is sent as it is.
 	w.git("", "ls-remote", "cluster://"+first.Addr+","+second.Addr+bare)
-	if got := first.Commands(); len(got) != 2 || !slices.Contains(got, "git-upload-pack '"+bare+"'") {
-		t.Errorf("commands %q", got)
+	// On a busy machine either may be the first to answer.
+	asked := func(got []string) bool { return len(got) == 2 && slices.Contains(got, "git-upload-pack '"+bare+"'") }
+	if one, two := first.Commands(), second.Commands()[pinned:]; !asked(one) && !asked(two) {
+		t.Errorf("commands %q and %q", one, two)
 	}
 }
 

@@ -51,7 +51,7 @@ func awaitWriters(n *clustertest.Node) error {
 		return err
 	}
 	defer lock.Close()
-	for end := time.Now().Add(20 * time.Second); ; pause(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; pause(10 * time.Millisecond) {
 		if err := gitexec.TryLock(lock); err == nil {
 			return nil
 		} else if time.Now().After(end) {

@@ -56,10 +56,17 @@ func TestProcessOfAPushIsKilled(t *testing.T) {
 				t.Errorf("the client heard %q (%s), want %q\n%s", o.Changes[0].Outcome, o.Changes[0].Why, c.heard, o.Said)
 			}
 			for _, n := range r.cluster.Nodes {
-				got := k.user.Git(t, "", "ls-remote", "ssh://"+n.Name+"/"+r.repos[0], ref)
-				if !strings.HasPrefix(got, head) {
-					t.Errorf("%s shows %q, want %s", n.Name, got, head)
-				}
+				// A node may refuse while it is behind on a busy machine; what it shows is right.
+				clustertest.Await(t, time.Minute, func() string {
+					got := k.user.Run("", "git", "ls-remote", "ssh://"+n.Name+"/"+r.repos[0], ref)
+					if got.Status == 0 && !strings.HasPrefix(got.Stdout, head) {
+						t.Errorf("%s shows %q, want %s", n.Name, got.Stdout, head)
+					}
+					if got.Err() != nil {
+						return got.Err().Error()
+					}
+					return ""
+				})
 			}
 			r.mustBeSound(t)
 		})
@@ -111,15 +118,23 @@ func TestCutFromTheJournalAlone(t *testing.T) {
 	cut, heal := r.severing(t, "cut journal")
 	cut()
 	head := k.make(t, "")
-	if o := k.pushOnce(ref, "", head, "ssh://node2/"+r.repos[0]); o.Changes[0].Outcome != done {
+	o := k.pushOnce(ref, "", head, "ssh://node2/"+r.repos[0])
+	// The server that is cut off may have been the journal's leader.
+	for deadline := time.Now().Add(30 * time.Second); o.Changes[0].Outcome != done && strings.Contains(o.Said, "did not confirm within") && time.Now().Before(deadline); {
+		o = k.pushOnce(ref, "", head, "ssh://node2/"+r.repos[0])
+	}
+	if o.Changes[0].Outcome != done {
 		t.Fatalf("a push through another node: %s\n%s", o.Changes[0].Outcome, o.Said)
 	}
 	if got := k.user.Run("", "git", "ls-remote", "ssh://node1/"+r.repos[0]); !strings.Contains(got.Stderr, "the journal did not confirm") {
 		t.Errorf("a read without the journal: %v, %s", got.Err(), got.Stdout)
 	}
-	if !r.holds(t, r.cluster.Nodes[0], head) {
-		t.Error("the node took no copy, though the others reach it")
-	}
+	clustertest.Await(t, 20*time.Second, func() string { // two others are enough for the answer
+		if !r.holds(t, r.cluster.Nodes[0], head) {
+			return "the node took no copy, though the others reach it"
+		}
+		return ""
+	})
 	heal()
 	r.mustShow(t, k, ref, head)
 	r.mustBeSound(t)
@@ -322,6 +337,9 @@ func (r *run) severing(t *testing.T, kind string) (cut, heal func()) {
 func (r *run) holds(t *testing.T, n *clustertest.Node, value string) bool {
 	t.Helper()
 	dir, err := r.dir(n, r.repos[0])
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +350,7 @@ func (r *run) holds(t *testing.T, n *clustertest.Node, value string) bool {
 func (r *run) mustShow(t *testing.T, k *client, ref, value string) {
 	t.Helper()
 	for _, n := range r.cluster.Nodes {
-		clustertest.Await(t, 30*time.Second, func() string {
+		clustertest.Await(t, time.Minute, func() string {
 			got := k.user.Run("", "git", "ls-remote", "ssh://"+n.Name+"/"+r.repos[0], ref)
 			if got.Status == 0 && strings.HasPrefix(got.Stdout, value) && (value != "" || got.Stdout == "") {
 				return ""
@@ -348,7 +366,7 @@ func schedule(t *testing.T) *run {
 	if runtime.GOOS != "linux" {
 		t.Skip("the processes below a node are found in /proc")
 	}
-	r := &run{Settings: Settings{Repos: 1, Plan: usual, Bin: programs(t, nil), Dir: t.TempDir(), Settle: 20 * time.Second, Links: noLinks == nil, Deep: isDeep},
+	r := &run{Settings: Settings{Repos: 1, Plan: usual, Bin: programs(t, nil), Dir: t.TempDir(), Settle: time.Minute, Links: noLinks == nil, Deep: isDeep},
 		history: &history{start: time.Now(), log: io.Discard}, clients: t.Context()}
 	t.Cleanup(func() {
 		if err := r.close(); err != nil {
@@ -417,7 +435,7 @@ func arm(t *testing.T, n *clustertest.Node, point, action string) {
 // still there.
 func awaitPoint(t *testing.T, n *clustertest.Node) {
 	t.Helper()
-	clustertest.Await(t, 20*time.Second, func() string {
+	clustertest.Await(t, time.Minute, func() string {
 		if _, err := os.Stat(armed(n)); !errors.Is(err, fs.ErrNotExist) {
 			return n.Name + " has not come to the point"
 		}
@@ -442,7 +460,7 @@ func kill(t *testing.T, n *clustertest.Node, word string) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		clustertest.Await(t, 10*time.Second, func() string {
+		clustertest.Await(t, time.Minute, func() string {
 			for _, p := range []int{pid, parent} {
 				if s, _ := state(p); p != n.PID() && s != "" && s != "Z" {
 					return fmt.Sprintf("process %d is in state %s", p, s)

@@ -131,8 +131,8 @@ func ModuleRoot() (string, error) {
 	}
 }
 
-// Await polls until check returns "", and fails the test with what it returned
-// last when that takes too long.
+// Await polls until check returns "", and fails the test with what a check that
+// began after the limit returned.
 func Await(t testing.TB, limit time.Duration, check func() (missing string)) {
 	t.Helper()
 	if last := await(limit, check); last != "" {
@@ -144,8 +144,11 @@ func await(limit time.Duration, check func() string) string {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(limit); ; <-tick.C {
+		// A check that takes longer than the limit has a second try: it says how
+		// things were when it began.
+		began := time.Now()
 		last := check()
-		if last == "" || time.Now().After(deadline) {
+		if last == "" || began.After(deadline) {
 			return last
 		}
 	}

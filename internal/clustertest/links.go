@@ -209,7 +209,7 @@ func (l *Links) changeOne(one link, by int) error {
 }
 
 func run(words ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := new(gitexec.Runner).Run(ctx, gitcmd.Command{Args: words, Env: os.Environ()}, gitexec.IO{})
 	if err != nil {

@@ -74,7 +74,7 @@ func (c *Cluster) StartOpenSSH(n *Node) (*OpenSSH, error) {
 		p.Wait() // it is ended from here: its error says so
 		close(f.ended)
 	}()
-	last := await(10*time.Second, func() string {
+	last := await(time.Minute, func() string {
 		conn, err := net.Dial("tcp", f.Addr)
 		if err != nil {
 			return err.Error()

@@ -339,10 +339,16 @@ func (l *lines) Write(p []byte) (int, error) {
 	}
 }
 
-// Must runs a command that must succeed and returns what it printed, trimmed.
+// Must runs a command that must succeed and returns what it printed, trimmed. One that
+// the journal did not confirm in time is repeated some times, as its hint says: the
+// journal may have lost its leader just before.
 func (u *User) Must(t testing.TB, dir string, args ...string) string {
 	t.Helper()
 	r := u.Run(dir, args...)
+	for try := 1; try <= 5 && r.Status > 0 && strings.Contains(r.Stderr, "did not confirm within"); try++ {
+		t.Logf("once more: %v", r.Err())
+		r = u.Run(dir, args...)
+	}
 	if err := r.Err(); err != nil {
 		t.Fatal(err)
 	}

@@ -215,7 +215,7 @@ func (d *demo) awaitVoters(ctx context.Context) error {
 	if len(d.nodes) < 3 {
 		return nil
 	}
-	err := d.await(ctx, 20*time.Second, func(st admin.Status) string {
+	err := d.await(ctx, time.Minute, func(st admin.Status) string {
 		voters := 0
 		for _, m := range st.Journal {
 			if m.Voter {
@@ -235,7 +235,7 @@ func (d *demo) awaitVoters(ctx context.Context) error {
 
 // awaitReplicas waits until every node has reported all there is.
 func (d *demo) awaitReplicas(ctx context.Context) error {
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		text, err := d.output(ctx, d.self, "repo", "show", Repo, "--json", "--data", d.nodes[0].Data)
 		if err != nil {
 			return err
@@ -254,7 +254,7 @@ func (d *demo) awaitReplicas(ctx context.Context) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d of %d replicas are up to date after 10 s", current, len(d.nodes))
+			return fmt.Errorf("%d of %d replicas are up to date after a minute", current, len(d.nodes))
 		}
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
@@ -304,7 +304,7 @@ func (d *demo) stop() error {
 	var failed []error
 	for _, n := range d.nodes {
 		n.terminate()
-		failed = append(failed, n.awaitEnd(15*time.Second))
+		failed = append(failed, n.awaitEnd(time.Minute))
 	}
 	return errors.Join(failed...)
 }

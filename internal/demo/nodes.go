@@ -71,7 +71,7 @@ func (d *demo) startNode(ctx context.Context, n *nodeProcess) error {
 		close(n.ended)
 	}()
 	last := ""
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		text, err := d.output(ctx, d.self, "status", "--json", "--data", n.Data)
 		if err == nil && strings.Contains(text, `"node"`) {
 			return nil
