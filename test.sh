@@ -176,6 +176,8 @@ drop_policy() {
 
 # own_surroundings keeps this account's files and settings out of the tests.
 own_surroundings() {
+	# The programs are those that install.sh makes; only the race detector needs C.
+	export CGO_ENABLED=0
 	# Go's are asked for before HOME changes, since they follow from it.
 	GOCACHE=$(go env GOCACHE) GOMODCACHE=$(go env GOMODCACHE) GOPATH=$(go env GOPATH) GOENV=$(go env GOENV)
 	export GOCACHE GOMODCACHE GOPATH GOENV
@@ -238,7 +240,7 @@ manuals() {
 # programs_for builds the programs for another system, and vets what they are made
 # of. On Windows git-cluster is a client alone.
 programs_for() (
-	export CGO_ENABLED=0 GOOS="$1" GOARCH="$2"
+	export GOOS="$1" GOARCH="$2"
 	mkdir -p "$work/programs/$GOOS"
 	go build -o "$work/programs/$GOOS/" ./cmd/... &&
 		go list -deps ./cmd/... | grep '^gitcluster/' | xargs go vet

@@ -91,11 +91,6 @@ func (b *bench) progress(what string) {
 func (b *bench) startCluster(ctx context.Context) error {
 	b.progress("programs")
 	bin := filepath.Join(b.work, "bin")
-	for name, value := range map[string]string{"CGO_ENABLED": "0", "GOWORK": "off"} {
-		if err := os.Setenv(name, value); err != nil {
-			return err
-		}
-	}
 	err := os.Mkdir(bin, 0o755)
 	if err == nil {
 		err = clustertest.Build(ctx, bin, "-trimpath", "-buildvcs=false", "-ldflags", "-s -w")

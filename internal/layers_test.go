@@ -285,7 +285,9 @@ func TestShortProgramsMakeLittleBeforehand(t *testing.T) {
 	dir := t.TempDir()
 	for _, program := range []string{"git-remote-cluster", "git-cluster-hook"} {
 		binary := filepath.Join(dir, program)
-		if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../cmd/"+program).CombinedOutput(); err != nil {
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../cmd/"+program)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is installed
+		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		cmd := exec.CommandContext(t.Context(), binary, "--version")

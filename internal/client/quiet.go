@@ -122,6 +122,9 @@ func (q *quiet) everyFile() bool {
 
 // file looks at one file, and at those that it includes.
 func (q *quiet) file(path string) bool {
+	if path == os.DevNull {
+		return true
+	}
 	q.files++
 	if q.files > maxQuietFiles {
 		return false // or it includes itself

@@ -73,6 +73,11 @@ func TestNothingSet(t *testing.T) {
 	if !w.quiet() || w.asked(t) != "" {
 		t.Errorf("quiet: %t; Git says %q", w.quiet(), w.asked(t))
 	}
+	w.env["GIT_CONFIG_GLOBAL"] = os.DevNull
+	if !w.quiet() || w.asked(t) != "" {
+		t.Errorf("quiet: %t; Git says %q", w.quiet(), w.asked(t))
+	}
+	delete(w.env, "GIT_CONFIG_GLOBAL")
 	for what, change := range map[string]func(){
 		"one setting":       func() { w.write(t, "home/.gitconfig", own+"[core]\n\tsshCommand = x\n") },
 		"in the repository": func() { w.write(t, "repo/config", repo+"[SSH]\n\tVariant = plink\n") },

@@ -96,7 +96,8 @@ func Build(ctx context.Context, dir string, flags ...string) error {
 
 func buildIn(ctx context.Context, root, dir string, flags ...string) error {
 	args := append(append([]string{"go", "build"}, flags...), "-o", dir+string(filepath.Separator), "./cmd/...")
-	c := gitcmd.Command{Args: args, Env: os.Environ(), Dir: root}
+	// As install.sh does, so that they start as fast.
+	c := gitcmd.Command{Args: args, Env: append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off"), Dir: root}
 	if err := new(gitexec.Runner).Run(ctx, c, gitexec.IO{}); err != nil {
 		return err
 	}
